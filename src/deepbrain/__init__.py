@@ -1,0 +1,3 @@
+"""DeepBrain: a decentralised GPU cloud and the chain that pays, proves and governs it."""
+
+__version__ = "0.1.0"

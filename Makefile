@@ -1,0 +1,35 @@
+# `make` lists what there is. Each target does its own set-up.
+.DEFAULT_GOAL := help
+.PHONY: help setup sandbox demo test lint types spec bench lock clean
+
+PY := .venv/bin/python
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+
+setup: ## Make the Python environment from the lock file
+	@scripts/setup
+
+sandbox: setup ## Get gVisor and build the base image, where this machine can run them
+	@scripts/sandbox
+
+demo: sandbox ## Start a network, train a model on a rented machine, settle, tell the story
+	@$(PY) tools/demo.py
+
+test: sandbox ## Lint, types and every test
+	@scripts/test
+
+lint: setup ## ruff, import floors, determinism, types
+	@scripts/lint
+
+spec: setup ## Generate docs/spec from the pallets
+	@$(PY) tools/spec.py
+
+bench: sandbox ## Measure, write build/bench.json and docs/benchmarks.md
+	@$(PY) -m bench
+
+lock: ## Renew the hashed lock files (needs uv)
+	@scripts/lock
+
+clean: ## Remove what was built
+	@rm -rf .venv .cache build

@@ -1,0 +1,332 @@
+"""What a renter sends: a directory as one deterministic tar, without what nobody wants to send.
+
+The same tree gives the same bytes on every machine (sorted names, fixed owner and time), so its hash
+can stand in the order's manifest and an interrupted upload can go on where it stopped.
+
+Left out: what `.gitignore` and `.dbcignore` name (the latter has the last word, so `!data/` in it
+brings back what git ignores), and always `NEVER_SENT`, because these hold secrets or rubbish.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import IO, Final
+
+from pathspec import GitIgnoreSpec
+
+from deepbrain.primitives.errors import DeepBrainError
+
+NEVER_SENT: Final = (".git", ".env*", ".ssh", ".venv", "__pycache__", "dbc-out")
+"""Names that are left out wherever they stand; no `.dbcignore` brings them back."""
+
+MAX_FILES: Final = 100_000
+MAX_BYTES: Final = 64 << 30
+_FIXED_TIME: Final = 315_532_800  # 1980-01-01: zip files know nothing older, and it is never "new"
+_CHUNK: Final = 1 << 20
+_MAX_IGNORE_BYTES: Final = 1 << 20
+_LISTED_NOTES: Final = 20
+
+
+class WorkspaceError(DeepBrainError):
+    """A directory cannot be sent; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in the tar. `path` is relative to the root, with `/` between its parts."""
+
+    path: str
+    mode: int
+    size: int
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A directory as it would be sent, before any byte of a file is read."""
+
+    root: Path
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def files(self) -> int:
+        return sum(not stat.S_ISDIR(entry.mode) for entry in self.entries)
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A workspace as an open temporary file without a name, at its beginning."""
+
+    tar: IO[bytes]
+    sha256: bytes
+    size: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Ignores:
+    """One ignore file. Its patterns see paths from its own directory: above or below the root."""
+
+    spec: GitIgnoreSpec
+    above: str = ""
+    below: str = ""
+
+    def verdict(self, path: str) -> bool | None:
+        return self.spec.check_file(self.above + path[len(self.below) :]).include
+
+
+@dataclass(slots=True)
+class _Scan:
+    root: Path
+    git: list[_Ignores] = field(default_factory=list)
+    own: list[_Ignores] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    dropped: int = 0
+    size: int = 0
+
+    def note(self, path: str, why: str) -> None:
+        self.dropped += 1
+        if self.dropped <= _LISTED_NOTES:
+            self.notes.append(f"left out {path!r}: {why}")
+
+
+def scan(root: Path, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> Workspace:
+    """List what of `root` would be sent.
+
+    Raises: WorkspaceError: `root` is no directory, is `/` or a home directory, or is too large.
+    """
+    root = _ensure_sendable(root)
+    state = _Scan(root, git=list(_outer_gitignores(root)))
+    for entry in _walk(state, ""):
+        state.entries.append(entry)
+        state.size += entry.size
+        _ensure_bounds(state, max_files, max_bytes)
+    if state.dropped > _LISTED_NOTES:
+        state.notes.append(f"left out {state.dropped - _LISTED_NOTES} more")
+    return Workspace(root, tuple(state.entries), tuple(state.notes))
+
+
+@contextlib.contextmanager
+def pack(
+    workspace: Workspace, progress: Callable[[int], None] = lambda _: None
+) -> Iterator[Packed]:
+    """Write `workspace` into a temporary file, gone after the block or with the process; hash it.
+
+    `progress` is told the bytes of file content added since it was called last.
+
+    Raises: WorkspaceError: a file vanished or changed while it was read, or the disk is full.
+    """
+    with tempfile.TemporaryFile(prefix="dbc-workspace-") as spool:
+        try:
+            _write_tar(workspace, spool, progress)
+            size = spool.tell()
+            spool.seek(0)
+            digest = hashlib.file_digest(spool, "sha256").digest()
+            spool.seek(0)
+        except OSError as error:
+            raise _read_failure(error) from error
+        yield Packed(spool, digest, size, workspace.files)
+
+
+def _ensure_sendable(root: Path) -> Path:
+    try:
+        resolved = root.resolve(strict=True)
+    except OSError as error:
+        raise WorkspaceError(f"{root} does not exist; name the directory to send") from error
+    if not resolved.is_dir():
+        raise WorkspaceError(f"{root} is not a directory; name the directory to send")
+    home = Path.home().resolve()
+    if resolved == home or resolved in home.parents:
+        raise WorkspaceError(
+            f"{resolved} holds your whole home or system and is never sent; "
+            "change into the directory of your job, or pass --no-workspace"
+        )
+    return resolved
+
+
+def _ensure_bounds(state: _Scan, max_files: int, max_bytes: int) -> None:
+    if len(state.entries) > max_files:
+        raise WorkspaceError(
+            f"{state.root} holds more than {max_files} files; name what is not needed in .dbcignore"
+        )
+    if state.size > max_bytes:
+        raise WorkspaceError(
+            f"{state.root} holds more than {max_bytes >> 30} GiB; "
+            "name what is not needed in .dbcignore"
+        )
+
+
+def _outer_gitignores(root: Path) -> Iterator[_Ignores]:
+    """Ignore files between the top of the git work tree and `root`, outermost first."""
+    above = [root, *root.parents]
+    top = next((index for index, parent in enumerate(above) if (parent / ".git").exists()), 0)
+    for parent in reversed(above[1 : top + 1]):
+        spec = _read_ignore(parent / ".gitignore")
+        if spec is not None:
+            yield _Ignores(spec, above=root.relative_to(parent).as_posix() + "/")
+
+
+def _read_ignore(path: Path) -> GitIgnoreSpec | None:
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_IGNORE_BYTES)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkspaceError(f"{path} cannot be read; make it a readable UTF-8 file") from error
+    return GitIgnoreSpec.from_lines(text.splitlines())
+
+
+def _walk(state: _Scan, prefix: str) -> Iterator[Entry]:
+    """Entries below `prefix` (empty, or ending in `/`) in the order of their names."""
+    here = state.root / prefix
+    pushed = _push_ignores(state, here, prefix)
+    try:
+        with os.scandir(here) as listing:
+            children = sorted(listing, key=lambda child: os.fsencode(child.name))
+    except OSError as error:
+        raise WorkspaceError(f"{here} cannot be listed; make it readable, or ignore it") from error
+    for child in children:
+        yield from _visit(state, child, prefix)
+    for stack in pushed:
+        stack.pop()
+
+
+def _push_ignores(state: _Scan, here: Path, prefix: str) -> list[list[_Ignores]]:
+    pushed = []
+    for name, stack in ((".gitignore", state.git), (".dbcignore", state.own)):
+        spec = _read_ignore(here / name)
+        if spec is not None:
+            stack.append(_Ignores(spec, below=prefix))
+            pushed.append(stack)
+    return pushed
+
+
+def _visit(state: _Scan, child: os.DirEntry[str], prefix: str) -> Iterator[Entry]:
+    path = prefix + child.name
+    if any(fnmatchcase(child.name, pattern) for pattern in NEVER_SENT):
+        return
+    is_directory = child.is_dir(follow_symlinks=False)
+    if _is_ignored(state, path + "/" if is_directory else path):
+        return
+    if not _is_text(child.name):
+        state.note(path, "its name is not UTF-8")
+    elif is_directory:
+        yield Entry(path, stat.S_IFDIR | 0o755, 0)
+        yield from _walk(state, path + "/")
+    elif child.is_symlink():
+        yield from _visit_link(state, path)
+    elif child.is_file(follow_symlinks=False):
+        status = child.stat(follow_symlinks=False)
+        mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
+        yield Entry(path, stat.S_IFREG | mode, status.st_size)
+    else:
+        state.note(path, "it is not a file, a directory or a link")
+
+
+def _visit_link(state: _Scan, path: str) -> Iterator[Entry]:
+    target = str((state.root / path).readlink())
+    landing = Path(os.path.normpath(state.root / Path(path).parent / target))
+    stays = not target.startswith("/") and _is_below(landing, state.root)
+    # The lexical landing may pass through another link, so where it really ends counts too.
+    if not stays or not _is_below((state.root / path).resolve(), state.root):
+        state.note(path, "the link leaves the workspace")
+    elif not _is_text(target):
+        state.note(path, "its target is not UTF-8")
+    else:
+        yield Entry(path, stat.S_IFLNK | 0o777, 0, target)
+
+
+def _is_below(path: Path, root: Path) -> bool:
+    return path == root or root in path.parents
+
+
+def _is_text(name: str) -> bool:
+    return not any(0xD800 <= ord(char) <= 0xDFFF for char in name)
+
+
+def _is_ignored(state: _Scan, path: str) -> bool:
+    for stack in (state.own, state.git):
+        for ignores in reversed(stack):
+            verdict = ignores.verdict(path)
+            if verdict is not None:
+                return verdict
+    return False
+
+
+def _write_tar(workspace: Workspace, spool: IO[bytes], progress: Callable[[int], None]) -> None:
+    with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for entry in workspace.entries:
+            member = _member_of(entry)
+            if not stat.S_ISREG(entry.mode):
+                tar.addfile(member)
+                continue
+            with _open_unlinked(workspace.root, entry) as file:
+                tar.addfile(member, _Counted(file, progress))
+                if file.read(1):
+                    raise WorkspaceError(_changed(entry.path))
+
+
+def _member_of(entry: Entry) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(entry.path)
+    member.mode = stat.S_IMODE(entry.mode)
+    member.mtime = _FIXED_TIME
+    if stat.S_ISDIR(entry.mode):
+        member.type = tarfile.DIRTYPE
+    elif entry.link is not None:
+        member.type = tarfile.SYMTYPE
+        member.linkname = entry.link
+    else:
+        member.size = entry.size
+    return member
+
+
+def _open_unlinked(root: Path, entry: Entry) -> IO[bytes]:
+    """Open a listed file, refusing what was swapped for a link or another kind since."""
+    descriptor = os.open(root / entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
+        os.close(descriptor)
+        raise WorkspaceError(_changed(entry.path))
+    return os.fdopen(descriptor, "rb", buffering=_CHUNK)
+
+
+class _Counted:
+    """A reader that reports its progress and never comes short without saying so."""
+
+    def __init__(self, file: IO[bytes], progress: Callable[[int], None]) -> None:
+        self._file = file
+        self._progress = progress
+
+    def read(self, size: int = -1) -> bytes:
+        part = self._file.read(size)
+        self._progress(len(part))
+        return part
+
+
+def _changed(path: str) -> str:
+    return f"{path!r} changed while it was read; let nothing write there and try again"
+
+
+def _read_failure(error: OSError) -> WorkspaceError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WorkspaceError(
+            f"no room in {tempfile.gettempdir()} to pack the workspace; free some, or set TMPDIR"
+        )
+    if error.filename is None:
+        return WorkspaceError("a file of the workspace changed while it was read; try again")
+    return WorkspaceError(f"{error.filename} cannot be read; make it readable, or ignore it")

@@ -1,0 +1,3 @@
+module deepbrain.dev/dbc-tool
+
+go 1.26

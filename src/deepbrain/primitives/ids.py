@@ -40,15 +40,20 @@ class FixedBytes(bytes):
 
 
 class Hash(FixedBytes, size=32):
-    """A 32-byte hash (`primitive_types::H256` on the wire)."""
+    """A 32-byte hash."""
 
     __slots__ = ()
+
+    # The names by which Polkadot clients recognise these two.
+    __scale_path__: ClassVar = ("primitive_types", "H256")
 
 
 class AccountId(FixedBytes, size=32):
-    """An account: a public key, or a hash of one (`sp_core::crypto::AccountId32`)."""
+    """An account: a public key, or a hash of one."""
 
     __slots__ = ()
+
+    __scale_path__: ClassVar = ("sp_core", "crypto", "AccountId32")
 
 
 class MachineId(FixedBytes, size=32):

@@ -24,7 +24,8 @@ from deepbrain.scale.codec import (
 from deepbrain.scale.compact import compact_size, decode_compact, encode_compact
 from deepbrain.scale.derive import codec_of, decode, encode
 from deepbrain.scale.records import variants_codec
-from deepbrain.scale.shape import Field, StructType, fields_of
+from deepbrain.scale.registry import TypeRegistry
+from deepbrain.scale.shape import StructField, StructType, fields_of
 from deepbrain.scale.structs import Enumeration, Struct, TaggedUnion
 
 __all__ = [
@@ -35,11 +36,12 @@ __all__ = [
     "Compact",
     "EncodeError",
     "Enumeration",
-    "Field",
     "MaxLen",
     "Struct",
+    "StructField",
     "StructType",
     "TaggedUnion",
+    "TypeRegistry",
     "codec_of",
     "compact_size",
     "decode",

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, dataclass_transform, get_type_hints
 RESERVED = frozenset({"encode", "decode", "but"})
 
 
-class Field:
+class StructField:
     """One field of a record: its Python name, its name on the wire, and its type hint."""
 
     __slots__ = ("hint", "name", "wire_name")
@@ -18,7 +18,7 @@ class Field:
         self.hint = hint
 
     def __repr__(self) -> str:
-        return f"Field({self.name!r}, {self.hint!r})"
+        return f"StructField({self.name!r}, {self.hint!r})"
 
 
 @dataclass_transform(eq_default=True, frozen_default=True, kw_only_default=True)
@@ -63,7 +63,7 @@ class StructType(type):
         super().__init__(name, bases, namespace)
 
 
-def fields_of(cls: type) -> tuple[Field, ...]:
+def fields_of(cls: type) -> tuple[StructField, ...]:
     """The fields of a record class in wire order, with their hints resolved.
 
     Raises: TypeError: `cls` is no `Struct`; NameError: a hint names what does not exist.
@@ -71,7 +71,7 @@ def fields_of(cls: type) -> tuple[Field, ...]:
     if not isinstance(cls, StructType):
         raise TypeError(f"{cls!r} is not a Struct")
     hints = get_type_hints(cls, localns={cls.__name__: cls}, include_extras=True)
-    return tuple(Field(name, hints[name]) for name in cls.__field_names__)
+    return tuple(StructField(name, hints[name]) for name in cls.__field_names__)
 
 
 def _field_names(namespace: Mapping[str, Any]) -> list[str]:

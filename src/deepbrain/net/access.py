@@ -1,0 +1,100 @@
+"""The access proof: how a renter's short-lived session key may use an order.
+
+The proof is valid only on a connection whose transport key *is* the session key it names, so whoever
+copies it has nothing. It ends at a block of the chain, never at a wall clock's time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from deepbrain.net.errors import RefusalCode, Refused
+from deepbrain.net.messages import ALL_SCOPES, Access, AccessProof
+from deepbrain.net.transport import TransportKey
+from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
+from deepbrain.primitives.units import U8, BlockNumber
+
+DOMAIN: Final = b"DBC/access/v1"
+"""What every signed proof starts with, so that no other signature can pass for one."""
+
+Verify = Callable[[AccountId, int, bytes, bytes], bool]
+"""`(account, scheme, message, signature)`: whether the signature is the account's."""
+
+
+class Signer(Protocol):
+    """A renter's long-term key."""
+
+    @property
+    def scheme(self) -> int:
+        """As Substrate's `MultiSignature` counts: 0 ed25519, 1 sr25519, 2 ecdsa."""
+        ...
+
+    def sign(self, message: bytes) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a renter asks a machine to accept; the session key is filled in when it dials."""
+
+    genesis: Hash
+    machine: MachineId
+    order: OrderId
+    last_block: BlockNumber
+    """At most 24 h of blocks ahead of the chain."""
+    scopes: U8 = ALL_SCOPES
+
+    def proven(self, session: TransportKey, signer: Signer) -> Access:
+        """The signed request for a connection dialled from the key `session`."""
+        proof = AccessProof(
+            genesis=self.genesis,
+            machine=self.machine,
+            order=self.order,
+            session=session,
+            scopes=self.scopes,
+            last_block=self.last_block,
+        )
+        message = signed_message(proof)
+        return Access(proof=proof, scheme=U8(signer.scheme), signature=signer.sign(message))
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What the machine itself knows when a proof arrives."""
+
+    genesis: Hash
+    machine: MachineId
+    remote: TransportKey
+    """The key that the connection's handshake has proven."""
+    block: BlockNumber
+    """The newest block the machine knows."""
+    blocks_per_day: int
+
+
+def signed_message(proof: AccessProof) -> bytes:
+    """What the renter signs."""
+    return DOMAIN + proof.encode()
+
+
+def ensure_usable(proof: AccessProof, here: Circumstances) -> None:
+    """Everything about a proof but its signature; cheap, so it comes first. Raises: Refused."""
+    if proof.genesis != here.genesis:
+        raise _denied("the access proof is for another chain than this machine's")
+    if proof.machine != here.machine:
+        raise _denied("the access proof is for another machine")
+    if proof.session != here.remote:
+        raise _denied("the access proof belongs to another connection")
+    if proof.last_block <= here.block:
+        raise _denied("the access proof has expired; connect again to make a new one")
+    if proof.last_block > int(here.block) + here.blocks_per_day:
+        raise _denied("the access proof reaches further than 24 hours ahead")
+
+
+def ensure_signed(access: Access, renter: AccountId, verify: Verify) -> None:
+    """Raises: Refused: the order's renter did not sign this."""
+    message = signed_message(access.proof)
+    if not verify(renter, int(access.scheme), message, access.signature):
+        raise _denied("the access proof is not signed by the order's renter")
+
+
+def _denied(reason: str) -> Refused:
+    return Refused(RefusalCode.DENIED, reason)

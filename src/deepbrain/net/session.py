@@ -1,0 +1,342 @@
+"""The renter's side: one authenticated connection to the machine that runs an order.
+
+    async with await Session.open(endpoint, addresses, grant, keypair) as session:
+        wanted = await session.put_manifest(manifest)
+        if wanted.workspace:
+            await session.put_blob(tar, manifest.workspace.sha256, on_progress=bar.update)
+        async for status in session.watch():
+            ...
+        async for piece in session.logs(offset, follow=True):
+            ...
+
+Every call may raise `Refused` (the machine's own sentence), `ConnectionLost`, or another `NetError`.
+After a `ConnectionLost` open a new session and resume: blobs by themselves, logs from the last
+`LogRecord.end`. Calls of one session may run at the same time; each has its own stream.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from deepbrain.net.access import Grant, Signer
+from deepbrain.net.errors import MalformedMessage, NetError, StreamEnded
+from deepbrain.net.frames import expect_reply, request_bytes
+from deepbrain.net.messages import (
+    Access,
+    CopyIn,
+    CopyOut,
+    Digest,
+    Done,
+    Env,
+    Exec,
+    Granted,
+    Greeting,
+    Have,
+    Hello,
+    Logs,
+    LogsFrom,
+    Manifest,
+    OrderStatus,
+    PutBlob,
+    PutManifest,
+    Request,
+    State,
+    Status,
+    Stop,
+    Wanted,
+)
+from deepbrain.net.records import (
+    EOF,
+    ERR,
+    EXIT,
+    MAX_RECORD,
+    OUT,
+    RESIZE,
+    SIZE,
+    STDIN,
+    LogRecord,
+    log_records,
+    read_record,
+    record,
+)
+from deepbrain.net.stream import READ_SIZE, Stream
+from deepbrain.net.transport import DIAL_SECONDS, Connection, Endpoint
+from deepbrain.primitives.ids import MachineId
+from deepbrain.primitives.units import U16, U64
+
+ANSWER_SECONDS: Final = 10.0
+"""How long a machine may take to greet or to accept a proof."""
+
+OnProgress = Callable[[int, int], None]
+"""`(bytes done, bytes in all)`, called a few times a second at most by whoever shows it."""
+
+
+async def greet(
+    endpoint: Endpoint,
+    machine: MachineId,
+    addresses: Sequence[str],
+    timeout: float = DIAL_SECONDS,
+) -> Greeting:
+    """Ask a machine who it is, without an order: reachability, isolation, images.
+
+    Raises: Unreachable: nobody with that id answers there within `timeout` seconds; NetError.
+    """
+    connection = await endpoint.dial(machine, addresses, timeout)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            stream = await connection.open()
+            await stream.write(request_bytes(Hello()))
+            return await expect_reply(stream, Greeting)
+    except TimeoutError as error:
+        raise NetError("the machine does not answer") from error
+    finally:
+        connection.close()
+
+
+class ExecStream:
+    """A command running inside the tenant; `Session.exec` makes one. Closing it kills the command."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._exit: int | None = None
+
+    async def read(self) -> tuple[int, bytes] | None:
+        """The next output as (1 out or 2 err, bytes); None when the command has ended.
+
+        With a TTY everything is stream 1. Raises: NetError: the stream or the machine was lost.
+        """
+        if self._exit is not None:
+            return None
+        entry = await read_record(self._stream)
+        if entry is None:
+            raise StreamEnded("the machine lost the command")
+        kind, payload = entry
+        if kind in (OUT, ERR):
+            return kind, payload
+        if kind != EXIT or len(payload) != 1:
+            raise MalformedMessage("the machine sent something that is not a command's output")
+        self._exit = payload[0]
+        return None
+
+    async def write(self, data: bytes) -> None:
+        """Feed standard input; waits while the command does not read."""
+        for start in range(0, len(data), MAX_RECORD):
+            await self._stream.write(record(STDIN, data[start : start + MAX_RECORD]))
+
+    async def write_eof(self) -> None:
+        """Close standard input."""
+        await self._stream.write(record(EOF))
+
+    async def resize(self, cols: int, rows: int) -> None:
+        """Tell the command that its terminal has changed."""
+        await self._stream.write(record(RESIZE, SIZE.pack(cols, rows)))
+
+    async def wait(self) -> int:
+        """The exit code, dropping what output is left unread."""
+        while await self.read() is not None:
+            continue
+        if self._exit is None:
+            raise StreamEnded("the machine lost the command")
+        return self._exit
+
+    async def close(self) -> None:
+        """Kill the command if it still runs. Idempotent."""
+        if self._exit is None:
+            await self._stream.reset()
+        else:
+            await self._stream.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class Session:
+    """One authenticated connection; `Session.open` makes one."""
+
+    def __init__(self, connection: Connection, greeting: Greeting, granted: Granted) -> None:
+        self._connection = connection
+        self.greeting = greeting
+        """What the machine says of itself: version, isolation mode, images."""
+        self.granted = granted
+        """Scopes and last block the machine has accepted."""
+
+    @classmethod
+    async def open(
+        cls,
+        endpoint: Endpoint,
+        addresses: Sequence[str],
+        grant: Grant,
+        signer: Signer,
+        timeout: float = DIAL_SECONDS,
+    ) -> Self:
+        """Dial the grant's machine and prove that the order is ours.
+
+        `endpoint` must have a fresh key per process: the proof is bound to it.
+
+        Raises: Unreachable: nobody with that id answers within `timeout` seconds; Refused: the
+        machine does not know the order (yet) or does not accept the proof; NetError.
+        """
+        connection = await endpoint.dial(grant.machine, addresses, timeout)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await cls._authenticate(
+                    connection, grant, grant.proven(endpoint.key, signer)
+                )
+        except TimeoutError as error:
+            connection.close()
+            raise NetError("the machine does not answer") from error
+        except BaseException:
+            connection.close()
+            raise
+
+    @classmethod
+    async def _authenticate(cls, connection: Connection, grant: Grant, access: Access) -> Self:
+        stream = await connection.open()
+        await stream.write(request_bytes(Hello()) + request_bytes(access))
+        greeting = await expect_reply(stream, Greeting)
+        if greeting.machine != grant.machine:
+            raise MalformedMessage("the machine names itself by another id")
+        granted = await expect_reply(stream, Granted)
+        await stream.close()
+        return cls(connection, greeting, granted)
+
+    async def put_manifest(self, manifest: Manifest) -> Wanted:
+        """Hand over what to run; its hash must be the one on the chain.
+
+        The answer says which blobs are still needed; none means that the start is on its way.
+        Repeating it is harmless.
+        """
+        async with await self._ask(PutManifest(manifest=manifest.encode())) as stream:
+            return await expect_reply(stream, Wanted)
+
+    async def put_blob(
+        self, path: Path, sha256: Digest, on_progress: OnProgress | None = None
+    ) -> None:
+        """Hand over the image's or the workspace's tar; goes on where an earlier try was cut off.
+
+        Raises: Refused: the manifest names no such blob, or the bytes do not match the digest;
+        OSError: the file cannot be read.
+        """
+        size = (await asyncio.to_thread(path.stat)).st_size
+        async with await self._ask(PutBlob(sha256=sha256, size=U64(size))) as stream:
+            have = await expect_reply(stream, Have)
+            await _send_file(stream, path, int(have.offset), size, on_progress)
+            await expect_reply(stream, Done)
+
+    async def status(self) -> OrderStatus:
+        """Where the order is now."""
+        async with await self._ask(Status(follow=False)) as stream:
+            return (await expect_reply(stream, State)).status
+
+    async def watch(self) -> AsyncIterator[OrderStatus]:
+        """Where the order is, and each change until the machine has destroyed everything of it."""
+        async with await self._ask(Status(follow=True)) as stream:
+            while True:
+                try:
+                    yield (await expect_reply(stream, State)).status
+                except StreamEnded:
+                    return
+
+    async def logs(self, offset: int = 0, *, follow: bool = False) -> AsyncIterator[LogRecord]:
+        """The job's output from a logical offset on, which is 0 or some `LogRecord.end`.
+
+        Where older output was dropped, the first record's `end` shows the gap. With `follow` it ends
+        when the job has ended and everything is read; without, at what there is now.
+        """
+        async with await self._ask(Logs(offset=U64(offset), follow=follow)) as stream:
+            start = await expect_reply(stream, LogsFrom)
+            async for piece in log_records(stream, int(start.offset)):
+                yield piece
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Env = (),
+        cwd: str = "",
+        tty: bool = False,
+        cols: int = 80,
+        rows: int = 24,
+    ) -> ExecStream:
+        """Run a command beside the job. At most 16 at once per order."""
+        request = Exec(argv=tuple(argv), env=env, cwd=cwd, tty=tty, cols=U16(cols), rows=U16(rows))
+        stream = await self._ask(request)
+        try:
+            await expect_reply(stream, Done)
+        except BaseException:
+            await stream.reset()
+            raise
+        return ExecStream(stream)
+
+    async def copy_out(
+        self, paths: Sequence[str] = (), *, changed_only: bool = False
+    ) -> AsyncIterator[bytes]:
+        """A tar of files below `/workspace`; without paths, of the results the manifest names.
+
+        The machine is a stranger: unpack with care. Raises: StreamReset: it could not finish; what
+        came before is incomplete.
+        """
+        request = CopyOut(paths=tuple(paths), changed_only=changed_only)
+        async with await self._ask(request) as stream:
+            await expect_reply(stream, Done)
+            while chunk := await stream.read_some():
+                yield chunk
+
+    async def copy_in(self, chunks: AsyncIterator[bytes], dest: str = ".") -> None:
+        """Unpack a tar below `dest` (relative to `/workspace`) of the running job."""
+        async with await self._ask(CopyIn(dest=dest)) as stream:
+            await expect_reply(stream, Done)
+            async for chunk in chunks:
+                await stream.write(chunk)
+            await stream.finish()
+            await expect_reply(stream, Done)
+
+    async def stop(self) -> None:
+        """SIGTERM to the job, SIGKILL 30 s later. Settling the order is the chain's `close`."""
+        async with await self._ask(Stop()) as stream:
+            await expect_reply(stream, Done)
+
+    def close(self) -> None:
+        """Close the connection; commands started over it are killed. Idempotent."""
+        self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _ask(self, request: Request) -> Stream:
+        stream = await self._connection.open()
+        try:
+            await stream.write(request_bytes(request))
+        except BaseException:
+            await stream.reset()
+            raise
+        return stream
+
+
+async def _send_file(
+    stream: Stream, path: Path, offset: int, size: int, on_progress: OnProgress | None
+) -> None:
+    """The bytes of a file from `offset` on; an early answer (a refusal) is raised by the caller."""
+    with path.open("rb") as source:
+        source.seek(offset)
+        while offset < size:
+            chunk = await asyncio.to_thread(source.read, min(READ_SIZE, size - offset))
+            if not chunk:
+                raise NetError(f"{path.name} became shorter while it was sent")
+            await stream.write(chunk)
+            offset += len(chunk)
+            if on_progress is not None:
+                on_progress(offset, size)

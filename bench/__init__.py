@@ -1,0 +1,1 @@
+"""Every published figure is made by a command here: `make bench`."""

@@ -1,0 +1,130 @@
+"""From positional JSON params to typed arguments, derived once from a function's signature."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from deepbrain.node.rpc.errors import invalid_params
+from deepbrain.node.rpc.wire import Json
+from deepbrain.primitives.errors import DecodeError
+from deepbrain.primitives.ids import Hash
+from deepbrain.primitives.units import BlockNumber
+
+Parser = Callable[[Json], Any]
+
+MAX_LIST: Final = 1000
+"""Entries of a list parameter (keys, hashes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockQuery:
+    """What `chain_getBlockHash` is asked: one number, or several (answered by an array)."""
+
+    numbers: tuple[int, ...]
+    several: bool
+
+
+class Params:
+    """Binds the `params` array of a request to one function's parameters."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        hints = typing.get_type_hints(function)
+        parameters = inspect.signature(function).parameters.values()
+        self.names = tuple(parameter.name for parameter in parameters)
+        self._parsers = tuple(_parser_of(hints[name]) for name in self.names)
+        self._required = sum(
+            parameter.default is inspect.Parameter.empty for parameter in parameters
+        )
+
+    def bind(self, params: Json) -> list[Any]:
+        """Raises: RpcFault: the params are not an array, too few, too many, or of a wrong type."""
+        if params is None:
+            params = []
+        if not isinstance(params, list):
+            raise invalid_params("params must be an array")
+        if not self._required <= len(params) <= len(self.names):
+            raise invalid_params(
+                f"got {len(params)} params for ({', '.join(self.names)}), "
+                f"of which {self._required} are required"
+            )
+        try:
+            return [parse(value) for parse, value in zip(self._parsers, params, strict=False)]
+        except (ValueError, DecodeError) as error:
+            raise invalid_params(str(error)) from None
+
+
+def hex_bytes(value: Json) -> bytes:
+    """`0x…` to bytes. Raises: ValueError."""
+    if not isinstance(value, str) or not value.startswith("0x"):
+        raise ValueError("expected bytes as 0x-prefixed hex")
+    data = bytes.fromhex(value[2:])
+    if 2 * len(data) != len(value) - 2:
+        raise ValueError("hex must not contain spaces")  # which `fromhex` skips
+    return data
+
+
+def _hash(value: Json) -> Hash:
+    return Hash(hex_bytes(value))
+
+
+def _integer(value: Json) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("expected an integer")
+    if not 0 <= value < 1 << 64:
+        raise ValueError("the integer is out of range")
+    return value
+
+
+def _string(value: Json) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a string")
+    return value
+
+
+def _block_number(value: Json) -> int:
+    """A number as JSON or, as JavaScript clients send it, as hex."""
+    if isinstance(value, str) and value.startswith("0x") and len(value) <= 18:
+        value = int(value, 16)
+    number = _integer(value)
+    if number > BlockNumber.MAX:
+        raise ValueError("the block number is out of range")
+    return number
+
+
+def _block_query(value: Json) -> BlockQuery:
+    if isinstance(value, list):
+        return BlockQuery(tuple(_list_of(_block_number)(value)), several=True)
+    return BlockQuery((_block_number(value),), several=False)
+
+
+_SCALARS: Final[dict[Any, Parser]] = {
+    bytes: hex_bytes,
+    Hash: _hash,
+    int: _integer,
+    str: _string,
+    BlockQuery: _block_query,
+}
+
+
+def _parser_of(hint: Any) -> Parser:
+    if isinstance(hint, types.UnionType):
+        (inner_hint,) = (arg for arg in hint.__args__ if arg is not types.NoneType)
+        inner = _parser_of(inner_hint)
+        return lambda value: None if value is None else inner(value)
+    if typing.get_origin(hint) is list:
+        return _list_of(_parser_of(hint.__args__[0]))
+    return _SCALARS[hint]
+
+
+def _list_of(inner: Parser) -> Parser:
+    def parse(value: Json) -> list[Any]:
+        if not isinstance(value, list):
+            raise ValueError("expected an array")
+        if len(value) > MAX_LIST:
+            raise ValueError(f"the array is longer than {MAX_LIST}")
+        return [inner(entry) for entry in value]
+
+    return parse

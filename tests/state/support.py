@@ -19,6 +19,9 @@ class DictState:
             if key.startswith(prefix) and (after is None or key > after):
                 yield key, self.items[key]
 
+    def seek(self, key):
+        return min(((k, v) for k, v in self.items.items() if k >= key), default=None)
+
     def branch(self, path):
         return self.branches.get(path)
 

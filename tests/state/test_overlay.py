@@ -1,5 +1,6 @@
-from deepbrain.state.overlay import Overlay, ReadCache, TracingOverlay
 from tests.state.support import DictState
+
+from deepbrain.state.overlay import Overlay, ReadCache, TracingOverlay
 
 
 def test_a_change_during_a_walk_is_seen_when_the_walk_reaches_it():

@@ -254,6 +254,10 @@ class EmptyState:
         """Nothing."""
         return iter(())
 
+    def seek(self, key: bytes, /) -> tuple[bytes, bytes] | None:
+        """None."""
+        return None
+
     def branch(self, path: bytes, /) -> bytes | None:
         """None."""
         return None

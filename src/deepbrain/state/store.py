@@ -37,6 +37,9 @@ class Reader(Protocol):
 class TrieReader(Reader, Protocol):
     """A state with the branch records of its trie (see `trie`)."""
 
+    def seek(self, key: bytes, /) -> tuple[bytes, bytes] | None:
+        """The first entry at or after `key`."""
+
     def branch(self, path: bytes, /) -> bytes | None:
         """The record of the branch at `path`. Raises: UnknownState: proofs of it are not kept."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepbrain.client.workspace import WorkspaceError, pack, scan
+from deepbrain.client.workspace import Packed, WorkspaceError, pack, scan
 
 
 @pytest.fixture
@@ -34,8 +34,14 @@ def names(root: Path) -> list[str]:
 
 
 def members(root: Path) -> list[tarfile.TarInfo]:
-    with pack(scan(root)) as packed, tarfile.open(fileobj=packed.tar) as tar:
+    with tarfile.open(packed_beside(root).path) as tar:
         return tar.getmembers()
+
+
+def packed_beside(root: Path) -> Packed:
+    target = root.with_suffix(".tar")
+    target.unlink(missing_ok=True)
+    return pack(scan(root), target)
 
 
 def test_the_same_tree_gives_the_same_bytes_whatever_its_times_owner_and_order(
@@ -47,15 +53,15 @@ def test_the_same_tree_gives_the_same_bytes_whatever_its_times_owner_and_order(
         for name in order:
             put(root, name, f"content of {name}")
         os.utime(root / "a.py", (number * 1000, number * 1000))
-        with pack(scan(root)) as packed:
-            digests.append(packed.sha256)
+        digests.append(packed_beside(root).sha256)
     assert digests[0] == digests[1]
 
 
 def test_the_digest_size_and_count_are_those_of_the_tar(tree: Path) -> None:
     write(tree, a="1", b__c="22")
-    with pack(scan(tree)) as packed:
-        data = packed.tar.read()
+    packed = packed_beside(tree)
+    data = packed.path.read_bytes()
+    assert packed.path.stat().st_mode & 0o777 == 0o600
     assert packed.sha256 == hashlib.sha256(data).digest()
     assert (packed.size, packed.files) == (len(data), 2)
     assert [member.name for member in members(tree)] == ["a", "b", "b/c"]
@@ -193,15 +199,16 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tree: Path, change: st
         path.unlink()
         if change == "link":
             path.symlink_to("/etc/passwd")
-    with pytest.raises(WorkspaceError), pack(workspace):
-        pass
+    target = tree.with_suffix(".tar")
+    with pytest.raises(WorkspaceError):
+        pack(workspace, target)
+    assert not target.exists()
 
 
 def test_progress_adds_up_to_the_content(tree: Path) -> None:
     write(tree, a="1" * 70_000, b="2")
     seen: list[int] = []
-    with pack(scan(tree), seen.append):
-        pass
+    pack(scan(tree), tree.with_suffix(".tar"), seen.append)
     assert sum(seen) == 70_001
 
 
@@ -209,3 +216,10 @@ def test_an_ignore_file_that_is_not_text_is_an_error(tree: Path) -> None:
     (tree / ".dbcignore").write_bytes(b"\xff\xfe")
     with pytest.raises(WorkspaceError, match="UTF-8"):
         scan(tree)
+
+
+def test_an_existing_file_is_never_packed_over(tree: Path) -> None:
+    target = put(tree.parent, "old.tar", "old")
+    with pytest.raises(WorkspaceError):
+        pack(scan(tree), target)
+    assert target.read_text() == "old"

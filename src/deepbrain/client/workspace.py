@@ -7,13 +7,11 @@ Left out: what `.gitignore` and `.dbcignore` name (the latter has the last word,
 brings back what git ignores), and always `NEVER_SENT`, because these hold secrets or rubbish.
 """
 
-import contextlib
 import errno
 import hashlib
 import os
 import stat
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -68,9 +66,9 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A workspace as an open temporary file without a name, at its beginning."""
+    """A workspace as a tar on disk."""
 
-    tar: IO[bytes]
+    path: Path
     sha256: bytes
     size: int
     files: int
@@ -120,26 +118,33 @@ def scan(root: Path, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) 
     return Workspace(root, tuple(state.entries), tuple(state.notes))
 
 
-@contextlib.contextmanager
 def pack(
-    workspace: Workspace, progress: Callable[[int], None] = lambda _: None
-) -> Iterator[Packed]:
-    """Write `workspace` into a temporary file, gone after the block or with the process; hash it.
+    workspace: Workspace, target: Path, progress: Callable[[int], None] = lambda _: None
+) -> Packed:
+    """Write `workspace` as the new file `target`, readable by its owner alone, and hash it.
 
     `progress` is told the bytes of file content added since it was called last.
 
-    Raises: WorkspaceError: a file vanished or changed while it was read, or the disk is full.
+    Raises: WorkspaceError: a file vanished or changed while it was read, or the disk is full; then
+    there is no `target`.
     """
-    with tempfile.TemporaryFile(prefix="dbc-workspace-") as spool:
-        try:
+    try:
+        with open(target, "xb+", opener=_private) as spool:
             _write_tar(workspace, spool, progress)
             size = spool.tell()
             spool.seek(0)
             digest = hashlib.file_digest(spool, "sha256").digest()
-            spool.seek(0)
-        except OSError as error:
-            raise _read_failure(error) from error
-        yield Packed(spool, digest, size, workspace.files)
+    except BaseException as error:
+        if not isinstance(error, FileExistsError):
+            target.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _read_failure(error, target) from error
+        raise
+    return Packed(target, digest, size, workspace.files)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _ensure_sendable(root: Path) -> Path:
@@ -322,11 +327,12 @@ def _changed(path: str) -> str:
     return f"{path!r} changed while it was read; let nothing write there and try again"
 
 
-def _read_failure(error: OSError) -> WorkspaceError:
+def _read_failure(error: OSError, target: Path) -> WorkspaceError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WorkspaceError(
-            f"no room in {tempfile.gettempdir()} to pack the workspace; free some, or set TMPDIR"
+            f"no room in {target.parent} to pack the workspace; free some and try again"
         )
     if error.filename is None:
         return WorkspaceError("a file of the workspace changed while it was read; try again")
-    return WorkspaceError(f"{error.filename} cannot be read; make it readable, or ignore it")
+    reason = (error.strerror or "unknown reason").lower()
+    return WorkspaceError(f"{error.filename}: {reason}; make it readable, or ignore it")

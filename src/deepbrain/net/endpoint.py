@@ -1,0 +1,208 @@
+"""Endpoints over iroh: QUIC with both ends proven by their ed25519 keys.
+
+No relay, no discovery service and no name lookups: a machine is dialled at its own addresses. (The
+default preset of iroh would do thousands of DNS lookups a minute; see ADR-0030.)
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, Self, TypeVar
+
+import iroh
+from iroh import iroh_ffi
+
+from deepbrain.net import fastsend
+from deepbrain.net.errors import ConnectionLost, NetError, StreamReset, Unreachable
+from deepbrain.net.stream import Stream
+from deepbrain.net.transport import ALPN, CLOSED_CLEANLY, DIAL_SECONDS, TransportKey
+
+T = TypeVar("T")
+
+fastsend.apply()
+
+ANYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 (a provider is there to be reached)
+"""Every interface, in both address families."""
+
+_FAILURES: Final = (iroh_ffi.IrohError, iroh_ffi.InternalError)
+
+
+class IrohStream:
+    """The raw halves of one stream; `Stream` makes them safe to use."""
+
+    __slots__ = ("_receive", "_send")
+
+    def __init__(self, halves: Any) -> None:
+        self._send = halves.send()
+        self._receive = halves.recv()
+
+    async def read(self, limit: int) -> bytes:
+        return await _net(self._receive.read(limit))
+
+    async def write(self, data: bytes) -> None:
+        await _net(self._send.write_all(data))
+
+    async def finish(self) -> None:
+        await _net(self._send.finish())
+
+    async def reset(self, code: int) -> None:
+        await _net(self._send.reset(code))
+
+    async def stop(self, code: int) -> None:
+        await _net(self._receive.stop(code))
+
+
+class IrohConnection:
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._remote = TransportKey(connection.remote_id().to_bytes())
+
+    @property
+    def remote(self) -> TransportKey:
+        return self._remote
+
+    @property
+    def remote_address(self) -> str:
+        paths = self._connection.paths()
+        chosen = [path.remote_addr for path in paths if path.is_selected]
+        return str(chosen[0]) if chosen else ""
+
+    async def open(self) -> Stream:
+        return Stream(IrohStream(await _net(self._connection.open_bi())))
+
+    async def accept(self) -> Stream:
+        return Stream(IrohStream(await _net(self._connection.accept_bi())))
+
+    def allow_streams(self, count: int) -> None:
+        self._connection.set_max_concurrent_bi_streams(count)
+
+    def close(self, code: int = CLOSED_CLEANLY, reason: str = "") -> None:
+        self._connection.close(code, reason.encode())
+
+    async def wait_closed(self) -> str:
+        return str(await self._connection.closed())
+
+
+class IrohIncoming:
+    def __init__(self, incoming: Any, remote_address: str) -> None:
+        self._incoming = incoming
+        self._remote_address = remote_address
+
+    @property
+    def remote_address(self) -> str:
+        return self._remote_address
+
+    async def complete(self, timeout: float) -> IrohConnection:
+        try:
+            async with asyncio.timeout(timeout):
+                accepting = await self._incoming.accept()
+                return IrohConnection(await accepting.connect())
+        except (*_FAILURES, TimeoutError) as error:
+            raise Unreachable("the handshake was not completed") from error
+
+    async def refuse(self) -> None:
+        try:
+            await self._incoming.refuse()
+        except _FAILURES:
+            return  # whoever knocked has gone
+
+
+class IrohEndpoint:
+    """`IrohEndpoint.bind` makes one."""
+
+    def __init__(self, endpoint: Any) -> None:
+        self._endpoint = endpoint
+        self._key = TransportKey(endpoint.id().to_bytes())
+
+    @classmethod
+    async def bind(cls, seed: bytes, port: int = 0, hosts: Sequence[str] = ANYWHERE) -> Self:
+        """An endpoint whose key is made from a 32-byte ed25519 seed.
+
+        Binds UDP `port` (0: any) on each of `hosts`; an address family the machine does not have is
+        left out. Raises: NetError: the port is in use, or no host could be bound.
+        """
+        failure: BaseException | None = None
+        for chosen in _choices(hosts):
+            try:
+                return cls(await _bind(seed, port, chosen))
+            except _FAILURES as error:
+                failure = failure or error
+        where = f"port {port}" if port else "any port"
+        raise NetError(
+            f"cannot listen on UDP {where}: it is in use, or not allowed; choose another port"
+        ) from failure
+
+    @property
+    def key(self) -> TransportKey:
+        return self._key
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(self._endpoint.bound_sockets())
+
+    async def dial(
+        self, peer: bytes, addresses: Sequence[str], timeout: float = DIAL_SECONDS
+    ) -> IrohConnection:
+        try:
+            key = iroh.EndpointId.from_bytes(bytes(peer))
+            target = iroh.EndpointAddr(key, None, list(addresses))
+            async with asyncio.timeout(timeout):
+                connection = IrohConnection(await self._endpoint.connect(target, ALPN))
+        except (*_FAILURES, TimeoutError) as error:
+            raise Unreachable(f"no answer from {_listed(addresses)}") from error
+        connection.allow_streams(0)  # only the side that dials asks
+        return connection
+
+    async def accept(self) -> IrohIncoming | None:
+        while (incoming := await self._endpoint.accept_next()) is not None:
+            try:
+                return IrohIncoming(incoming, _ip_and_port(await incoming.remote_addr()))
+            except _FAILURES:
+                continue  # it went away while it knocked
+        return None
+
+    async def close(self) -> None:
+        if not self._endpoint.is_closed():
+            await self._endpoint.close()
+
+
+async def _bind(seed: bytes, port: int, hosts: Sequence[str]) -> Any:
+    builder: Any = iroh_ffi.EndpointBuilder()  # type: ignore[no-untyped-call]
+    builder.apply_minimal()
+    builder.relay_mode(iroh.RelayMode.disabled())
+    builder.secret_key(seed)
+    builder.alpns([ALPN])
+    for host in hosts:
+        builder.bind_addr(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    return await builder.bind()
+
+
+def _choices(hosts: Sequence[str]) -> list[tuple[str, ...]]:
+    """All hosts; then those of one family, for machines that lack the other."""
+    four = tuple(host for host in hosts if ":" not in host)
+    six = tuple(host for host in hosts if ":" in host)
+    return [choice for choice in dict.fromkeys([tuple(hosts), four, six]) if choice]
+
+
+async def _net(pending: Awaitable[T]) -> T:
+    """Await a call into iroh; its failures become ours."""
+    try:
+        return await pending
+    except iroh_ffi.IrohError as error:
+        text = str(error.message())
+        if text.startswith(("Reset", "Stopped")):
+            raise StreamReset("the other side gave up on the stream") from error
+        raise ConnectionLost(f"the connection was lost ({_short(text)})") from error
+    except iroh_ffi.InternalError as error:
+        raise ConnectionLost("the connection was lost (internal error)") from error
+
+
+def _short(text: str) -> str:
+    return text.splitlines()[0][:120] if text else "no reason given"
+
+
+def _ip_and_port(address: Any) -> str:
+    return str(address.addr) if address.is_ip() else ""
+
+
+def _listed(addresses: Sequence[str]) -> str:
+    return ", ".join(addresses) if addresses else "anywhere: no address is known"

@@ -9,7 +9,7 @@ executor thread). Everything else may be called from any thread meanwhile; a sna
 later commits, belongs to one thread at a time, and lives less than a second.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
@@ -18,7 +18,7 @@ from deepbrain.primitives.ids import Hash
 from deepbrain.state.errors import StoreError
 
 MAX_KEY: Final = 400
-"""The longest state key in bytes. The database takes 511; tables and paths need a little of that."""
+"""The longest state key in bytes: paths of the trie and the tables' names must fit the database too."""
 
 
 class Reader(Protocol):
@@ -70,7 +70,7 @@ class Commit:
     root: bytes
     """The state root after the block, as `trie.compute_root` gave it."""
     changes: Mapping[bytes, bytes | None] = field(default_factory=dict)
-    """Flat state: new value, or None to delete. Keys of at most `MAX_KEY` bytes."""
+    """Flat state: new value, or None to delete. Keys of 1 to `MAX_KEY` bytes."""
     branches: Mapping[bytes, bytes | None] = field(default_factory=dict)
     """Branch records, from the same `trie.compute_root`."""
     tables: Mapping[str, Mapping[bytes, bytes | None]] = field(default_factory=dict)
@@ -156,12 +156,26 @@ class Store(Protocol):
         """Release the files and the lock of the directory. Closing twice is allowed."""
 
 
+def check_head(head: int | None, number: int) -> None:
+    """Raises: StoreError: block `number` does not follow `head`."""
+    if number < 0 or (head is not None and number != head + 1):
+        raise StoreError(f"Block {number} cannot be stored after block {head}: blocks go in order.")
+
+
 def check_key(key: bytes) -> None:
     """Raises: StoreError: a state key is longer than `MAX_KEY`."""
     if len(key) > MAX_KEY:
         raise StoreError(
             f"A state key may have {MAX_KEY} bytes, not {len(key)}: shorten or hash the key."
         )
+
+
+def check_changes(changes: Iterable[bytes]) -> None:
+    """Raises: StoreError: a key is empty or too long. (The database has no empty keys.)"""
+    for key in changes:
+        if not key:
+            raise StoreError("A state key has at least one byte: give the entry a prefix.")
+        check_key(key)
 
 
 def prefix_end(prefix: bytes) -> bytes | None:

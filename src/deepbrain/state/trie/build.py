@@ -26,10 +26,9 @@ def full_root(items: Iterable[tuple[bytes, bytes]], *, version: int = 1) -> Hash
     `version` is the state version: 0 keeps every value in its node, 1 hashes those above 32 bytes.
     Raises: StoreError: a key is too long.
     """
-    leaves = sorted((key.hex(), value) for key, value in items)
+    leaves = sorted((_nibbles(key), value) for key, value in items)
     if not leaves:
         return EMPTY_ROOT
-    check_key(max((bytes.fromhex(key) for key, _ in leaves), key=len))
     return Hash(digest(_node(leaves, 0, version)))
 
 
@@ -41,6 +40,11 @@ def ordered_root(values: Sequence[bytes], *, version: int = 1) -> Hash:
     return full_root(
         ((encode_compact(n), value) for n, value in enumerate(values)), version=version
     )
+
+
+def _nibbles(key: bytes) -> str:
+    check_key(key)
+    return key.hex()
 
 
 def _node(leaves: list[tuple[str, bytes]], depth: int, version: int) -> bytes:

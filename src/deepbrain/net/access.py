@@ -4,32 +4,21 @@ The proof is valid only on a connection whose transport key *is* the session key
 copies it has nothing. It ends at a block of the chain, never at a wall clock's time.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from deepbrain.net.errors import RefusalCode, Refused
 from deepbrain.net.messages import ALL_SCOPES, Access, AccessProof
 from deepbrain.net.transport import TransportKey
 from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
+from deepbrain.primitives.keys import Keypair, Scheme, verify
 from deepbrain.primitives.units import U8, BlockNumber
 
 DOMAIN: Final = b"DBC/access/v1"
-"""What every signed proof starts with, so that no other signature can pass for one."""
+"""What every signed proof starts with, so that no other signature can pass for one. The genesis hash
+is the proof's first field, so the whole is `keys.domain_message` of the rest."""
 
-Verify = Callable[[AccountId, int, bytes, bytes], bool]
-"""`(account, scheme, message, signature)`: whether the signature is the account's."""
-
-
-class Signer(Protocol):
-    """A renter's long-term key."""
-
-    @property
-    def scheme(self) -> int:
-        """As Substrate's `MultiSignature` counts: 0 ed25519, 1 sr25519, 2 ecdsa."""
-        ...
-
-    def sign(self, message: bytes) -> bytes: ...
+_SCHEMES: Final = {scheme.value: scheme for scheme in Scheme}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +32,7 @@ class Grant:
     """At most 24 h of blocks ahead of the chain."""
     scopes: U8 = ALL_SCOPES
 
-    def proven(self, session: TransportKey, signer: Signer) -> Access:
+    def proven(self, session: TransportKey, renter: Keypair) -> Access:
         """The signed request for a connection dialled from the key `session`."""
         proof = AccessProof(
             genesis=self.genesis,
@@ -53,8 +42,8 @@ class Grant:
             scopes=self.scopes,
             last_block=self.last_block,
         )
-        message = signed_message(proof)
-        return Access(proof=proof, scheme=U8(signer.scheme), signature=signer.sign(message))
+        signature = renter.sign(signed_message(proof))
+        return Access(proof=proof, scheme=U8(renter.scheme.value), signature=signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +78,12 @@ def ensure_usable(proof: AccessProof, here: Circumstances) -> None:
         raise _denied("the access proof reaches further than 24 hours ahead")
 
 
-def ensure_signed(access: Access, renter: AccountId, verify: Verify) -> None:
-    """Raises: Refused: the order's renter did not sign this."""
+def ensure_signed(access: Access, renter: AccountId) -> None:
+    """Raises: Refused: the order's renter did not sign this. Cost: one signature check."""
     message = signed_message(access.proof)
-    if not verify(renter, int(access.scheme), message, access.signature):
+    if access.scheme not in _SCHEMES or not verify(
+        _SCHEMES[access.scheme], renter, access.signature, message
+    ):
         raise _denied("the access proof is not signed by the order's renter")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from deepbrain.net.access import Grant, Signer
+from deepbrain.net.access import Grant
 from deepbrain.net.errors import MalformedMessage, NetError, StreamEnded
 from deepbrain.net.frames import expect_reply, request_bytes
 from deepbrain.net.messages import (
@@ -64,6 +64,7 @@ from deepbrain.net.records import (
 from deepbrain.net.stream import READ_SIZE, Stream
 from deepbrain.net.transport import DIAL_SECONDS, Connection, Endpoint
 from deepbrain.primitives.ids import MachineId
+from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import U16, U64
 
 ANSWER_SECONDS: Final = 10.0
@@ -171,7 +172,7 @@ class Session:
         endpoint: Endpoint,
         addresses: Sequence[str],
         grant: Grant,
-        signer: Signer,
+        renter: Keypair,
         timeout: float = DIAL_SECONDS,
     ) -> Self:
         """Dial the grant's machine and prove that the order is ours.
@@ -185,7 +186,7 @@ class Session:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await cls._authenticate(
-                    connection, grant, grant.proven(endpoint.key, signer)
+                    connection, grant, grant.proven(endpoint.key, renter)
                 )
         except TimeoutError as error:
             connection.close()

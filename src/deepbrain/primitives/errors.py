@@ -2,6 +2,7 @@
 
     DeepBrainError
     ├── DecodeError            bytes from outside that are not what they claim to be
+    ├── EncodeError            a value that does not fit its wire type     (scale)
     ├── ArithmeticFailure      an integer left its range (a result on the chain, never a crash)
     ├── InvalidKey             a phrase, key, address or signature that is malformed
     ├── PalletError            a declared reason why a call failed         (frame.pallet)

@@ -96,6 +96,8 @@ class Codec(Generic[T]):
 
     def decode(self, data: bytes) -> T:
         """The one value `data` is the encoding of. Raises: DecodeError: it is not exactly that."""
+        if type(data) is not bytes:
+            data = bytes(data)  # slices of a bytearray would be bytearrays
         value, at = self.decode_at(data, 0, 0)
         if at != len(data):
             raise DecodeError(f"{len(data) - at} bytes are left over after {self.name}")

@@ -148,6 +148,8 @@ class _Derivation:
         return _leaf(hint)
 
     def _record(self, cls: StructType) -> AnyCodec:
+        if "__makes_unions__" in vars(cls):
+            raise TypeError(f"{cls.__name__} is no union itself: subclass it")
         codec = self.made[cls] = empty_codec(cls.__name__)
         hints = tuple(field.hint for field in fields_of(cls))
         fill_record(codec, cls, hints, tuple(self.codec_of(hint) for hint in hints))

@@ -89,8 +89,13 @@ class _Source:
         """One `pack` and one `unpack` for the fields of the run."""
         if not run:
             return
-        layout = struct.Struct("<" + "".join(str(struct_format(self.hints[i])) for i in run))
-        self.scope[f"pack_{run[0]}"] = layout.pack
+        formats = [str(struct_format(self.hints[i])) for i in run]
+        layout = struct.Struct("<" + "".join(formats))
+        # `?` writes any truth as 1; it would also read any byte as true, so reading takes the byte.
+        packed_bools = (
+            "?" if self.hints[i] is bool else f for i, f in zip(run, formats, strict=True)
+        )
+        self.scope[f"pack_{run[0]}"] = struct.Struct("<" + "".join(packed_bools)).pack
         self.scope[f"unpack_{run[0]}"] = layout.unpack_from
         packed = ", ".join(self._packed(i) for i in run)
         self.encode.append(f"    out += pack_{run[0]}({packed})")

@@ -114,16 +114,38 @@ def test_a_gitignore_above_the_workspace_counts_up_to_the_top_of_the_repository(
     assert names(tmp_path / "repo" / "pkg") == ["everything"]
 
 
+def test_links_travel_as_copies_of_files_that_are_sent_anyway(tree: Path) -> None:
+    put(tree, "inside", "content").chmod(0o755)
+    put(tree, ".gitignore", "ignored\n")
+    put(tree, "ignored")
+    put(tree, ".env")
+    put(tree, "sub/file")
+    (tree / "good").symlink_to("inside")
+    (tree / "chain").symlink_to("good")
+    (tree / "absolute").symlink_to(tree / "inside")
+    for number, target in enumerate(["ignored", ".env", "sub", "nothing", "loop3"]):
+        (tree / f"loop{number - 1}").symlink_to(target)
+    workspace = scan(tree)
+    with tarfile.open(packed_beside(tree).path) as tar:
+        for name in ("inside", "good", "chain", "absolute"):
+            member = tar.getmember(name)
+            assert member.isreg()
+            assert member.mode == 0o755
+            content = tar.extractfile(member)
+            assert content is not None
+            assert content.read() == b"content"
+        assert ".env" not in tar.getnames()
+    assert len(workspace.notes) == 5
+
+
 def test_links_that_leave_the_tree_are_left_out_with_a_note(tree: Path, tmp_path: Path) -> None:
     put(tmp_path, "outside")
-    put(tree, "inside")
-    (tree / "good").symlink_to("inside")
     (tree / "up").symlink_to("../outside")
-    (tree / "absolute").symlink_to(tree / "inside")
+    (tree / "absolute").symlink_to(tmp_path / "outside")
     (tree / "hop").symlink_to(tmp_path)
     (tree / "through").symlink_to("hop/outside")
     workspace = scan(tree)
-    assert [entry.path for entry in workspace.entries] == ["good", "inside"]
+    assert workspace.entries == ()
     assert len(workspace.notes) == 4
     assert all("link leaves" in note for note in workspace.notes)
 

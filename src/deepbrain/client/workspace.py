@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import IO, Final
 
@@ -39,12 +40,12 @@ class WorkspaceError(DeepBrainError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name in the tar. `path` is relative to the root, with `/` between its parts."""
+    """One name in the tar, and whose content it has. Both are relative to the root."""
 
     path: str
     mode: int
     size: int
-    link: str | None = None
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class _Scan:
     git: list[_Ignores] = field(default_factory=list)
     own: list[_Ignores] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     dropped: int = 0
     size: int = 0
@@ -109,7 +111,7 @@ def scan(root: Path, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) 
     """
     root = _ensure_sendable(root)
     state = _Scan(root, git=list(_outer_gitignores(root)))
-    for entry in _walk(state, ""):
+    for entry in chain(_walk(state, ""), _copies_of_links(state)):
         state.entries.append(entry)
         state.size += entry.size
         _ensure_bounds(state, max_files, max_bytes)
@@ -231,33 +233,32 @@ def _visit(state: _Scan, child: os.DirEntry[str], prefix: str) -> Iterator[Entry
     if not _is_text(child.name):
         state.note(path, "its name is not UTF-8")
     elif is_directory:
-        yield Entry(path, stat.S_IFDIR | 0o755, 0)
+        yield Entry(path, stat.S_IFDIR | 0o755, 0, path)
         yield from _walk(state, path + "/")
     elif child.is_symlink():
-        yield from _visit_link(state, path)
+        state.links.append(path)
     elif child.is_file(follow_symlinks=False):
         status = child.stat(follow_symlinks=False)
         mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
-        yield Entry(path, stat.S_IFREG | mode, status.st_size)
+        yield Entry(path, stat.S_IFREG | mode, status.st_size, path)
     else:
         state.note(path, "it is not a file, a directory or a link")
 
 
-def _visit_link(state: _Scan, path: str) -> Iterator[Entry]:
-    target = str((state.root / path).readlink())
-    landing = Path(os.path.normpath(state.root / Path(path).parent / target))
-    stays = not target.startswith("/") and _is_below(landing, state.root)
-    # The lexical landing may pass through another link, so where it really ends counts too.
-    if not stays or not _is_below((state.root / path).resolve(), state.root):
-        state.note(path, "the link leaves the workspace")
-    elif not _is_text(target):
-        state.note(path, "its target is not UTF-8")
-    else:
-        yield Entry(path, stat.S_IFLNK | 0o777, 0, target)
-
-
-def _is_below(path: Path, root: Path) -> bool:
-    return path == root or root in path.parents
+def _copies_of_links(state: _Scan) -> Iterator[Entry]:
+    """Links travel as copies, and only of files that are sent anyway: a link reveals nothing."""
+    sent = {entry.path: entry for entry in state.entries if stat.S_ISREG(entry.mode)}
+    for path in state.links:
+        # Not `Path.resolve`, which raises on links that lead in circles.
+        landing = Path(os.path.realpath(state.root / path))
+        if state.root not in landing.parents:
+            state.note(path, "the link leaves the workspace")
+            continue
+        target = sent.get(landing.relative_to(state.root).as_posix())
+        if target is None:
+            state.note(path, "the link does not lead to a file that is sent")
+        else:
+            yield Entry(path, target.mode, target.size, target.source)
 
 
 def _is_text(name: str) -> bool:
@@ -292,9 +293,6 @@ def _member_of(entry: Entry) -> tarfile.TarInfo:
     member.mtime = _FIXED_TIME
     if stat.S_ISDIR(entry.mode):
         member.type = tarfile.DIRTYPE
-    elif entry.link is not None:
-        member.type = tarfile.SYMTYPE
-        member.linkname = entry.link
     else:
         member.size = entry.size
     return member
@@ -302,7 +300,7 @@ def _member_of(entry: Entry) -> tarfile.TarInfo:
 
 def _open_unlinked(root: Path, entry: Entry) -> IO[bytes]:
     """Open a listed file, refusing what was swapped for a link or another kind since."""
-    descriptor = os.open(root / entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = os.open(root / entry.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
         os.close(descriptor)

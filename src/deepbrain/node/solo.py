@@ -1,0 +1,77 @@
+"""The engine of one node: blocks are sealed in process, and final when they are committed.
+
+A block is sealed when extrinsics arrive, at least `min_gap` after the last one so that a burst shares
+a block, and at every `interval` whatever there is: the clocks of the chain run on blocks.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from deepbrain.node.chain import Head
+from deepbrain.node.engine import Ledger
+from deepbrain.primitives.ids import AccountId
+from deepbrain.primitives.units import Moment
+
+MIN_GAP: Final = 0.05
+
+
+def calendar() -> Moment:
+    """This machine's wall clock."""
+    return Moment(time.time_ns() // 10**6)
+
+
+class SoloEngine:
+    """Seals blocks as `author`. Times are in seconds."""
+
+    name = "solo"
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        author: AccountId,
+        *,
+        interval: float,
+        min_gap: float = MIN_GAP,
+        clock: Callable[[], Moment] = calendar,
+    ) -> None:
+        self._ledger = ledger
+        self._author = author
+        self._interval = interval
+        self._min_gap = min(min_gap, interval)
+        self._clock = clock
+        self._arrived = asyncio.Event()
+
+    def announce(self, extrinsics: Sequence[bytes]) -> None:
+        if extrinsics:
+            self._arrived.set()
+
+    async def run(self) -> None:
+        while True:
+            started = time.monotonic()
+            before = self._ledger.waiting
+            await self.seal()
+            if 0 < self._ledger.waiting < before:
+                self._arrived.set()  # more than one block could hold
+            await self._turn(started)
+
+    async def seal(self) -> Head:
+        """Make one block of what the pool has."""
+        self._arrived.clear()
+        # A clock that was set back must not stop the chain: its time goes on by the least step.
+        moment = max(self._clock(), self._ledger.earliest)
+        extrinsics = await self._ledger.propose(moment, self._author)
+        return await self._ledger.finalize(moment, self._author, extrinsics)
+
+    async def _turn(self, started: float) -> None:
+        """Wait for the interval to pass, or for extrinsics and the gap after the last block."""
+        left = started + self._interval - time.monotonic()
+        try:
+            async with asyncio.timeout(max(left, 0.0)):
+                await self._arrived.wait()
+        except TimeoutError:
+            return
+        gap = started + self._min_gap - time.monotonic()
+        ahead = (int(self._ledger.earliest) - int(self._clock())) / 1000
+        await asyncio.sleep(max(gap, min(ahead, self._interval), 0.0))

@@ -52,3 +52,18 @@ NO_ACCOUNT: Final = AccountInfo(
     data=AccountData(free=Balance(0), reserved=Balance(0), frozen=Balance(0), flags=NEW_LOGIC),
 )
 """What is known of an account that is not there."""
+
+
+_ONE: Final = U32(1)
+
+
+def with_money(info: AccountInfo, free: Balance, reserved: Balance) -> AccountInfo:
+    """The account with other money."""
+    data = info.data
+    return AccountInfo(
+        nonce=info.nonce,
+        consumers=info.consumers,
+        providers=_ONE,
+        sufficients=info.sufficients,
+        data=AccountData(free=free, reserved=reserved, frozen=data.frozen, flags=data.flags),
+    )

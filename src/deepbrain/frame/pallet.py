@@ -45,35 +45,35 @@ class Pallet:
 
     index: ClassVar[int]
     chain_name: ClassVar[str]
-    calls: ClassVar[Mapping[int, CallDefinition]]
-    events: ClassVar[Mapping[int, type[Event]]]
-    errors: ClassVar[Mapping[int, type[PalletError]]]
-    items: ClassVar[Mapping[str, Item[Any]]]
+    call_definitions: ClassVar[Mapping[int, CallDefinition]]
+    event_types: ClassVar[Mapping[int, type[Event]]]
+    error_types: ClassVar[Mapping[int, type[PalletError]]]
+    storage: ClassVar[Mapping[str, Item[Any]]]
     """Storage by attribute name."""
-    constants: ClassVar[Mapping[str, Any]]
+    constant_hints: ClassVar[Mapping[str, Any]]
     """Hints of the constants by attribute name."""
 
     def __init_subclass__(cls, index: int, name: str | None = None, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         cls.index = index
         cls.chain_name = name or cls.__name__
-        cls.calls = _calls(cls)
-        cls.events = _by_index(cls, Event, lambda event: event.__wire_index__)
-        cls.errors = _by_index(cls, PalletError, lambda error: error.index)
+        cls.call_definitions = _calls(cls)
+        cls.event_types = _by_index(cls, Event, lambda event: event.__wire_index__)
+        cls.error_types = _by_index(cls, PalletError, lambda error: error.index)
         hints = {
             attribute: hint
             for attribute, hint in get_type_hints(cls, include_extras=True).items()
             if attribute not in Pallet.__annotations__
         }
-        cls.items = _items(cls, hints)
-        cls.constants = {
+        cls.storage = _items(cls, hints)
+        cls.constant_hints = {
             attribute: get_args(hint)[0] for attribute, hint in hints.items() if _is_constant(hint)
         }
 
     def __init__(self, context: Context) -> None:
         self.context = context
         attributes = self.__dict__
-        for attribute, item in self.items.items():
+        for attribute, item in self.storage.items():
             attributes[attribute] = item.bind(context.journal)
         attributes.update(context.constants.get(self.chain_name, {}))
 

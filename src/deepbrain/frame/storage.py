@@ -96,8 +96,10 @@ class Item(Generic[T]):
     OPTIONAL: ClassVar[bool] = False
     """Whether a value may be absent, so that reading gives None."""
 
-    def __init__(self, *, default: T | None = None) -> None:
+    def __init__(self, *, default: T | None = None, key: bytes | None = None) -> None:
+        """`key` is a well-known key in place of the usual one; such an item is not in the metadata."""
         self.default = default
+        self.well_known_key = key
         self.values: dict[Any, Any] = {}
 
     def define(self, pallet: str, name: str, hints: tuple[Any, ...]) -> None:
@@ -106,7 +108,8 @@ class Item(Generic[T]):
         self.keys_of = tuple(StorageKey(hint) for hint in hints[: self.KEYS])
         self.hint = hints[self.KEYS]
         self.codec: Codec[T] = codec_of(self.hint)
-        self.prefix = twox_128(pallet.encode()) + twox_128(name.encode())
+        usual = twox_128(pallet.encode()) + twox_128(name.encode())
+        self.prefix = usual if self.well_known_key is None else self.well_known_key
         """The first 32 bytes of every storage key of the item."""
         if self.default is None and not self.OPTIONAL:
             self.default = zero_of(self.hint)

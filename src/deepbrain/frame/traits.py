@@ -4,6 +4,7 @@ Pallets are strangers: each says here what it needs, the least power that will d
 wiring hands it over. Failures not listed are `TokenFailure`.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from deepbrain.frame.account import AccountInfo, HoldReason
@@ -11,17 +12,20 @@ from deepbrain.frame.calls import Call
 from deepbrain.frame.dispatch import Failure
 from deepbrain.frame.origin import Origin
 from deepbrain.primitives.ids import AccountId, Hash, MachineId
-from deepbrain.primitives.units import U16, U32, Balance, BlockNumber, MicroUsd, Moment, Seconds
+from deepbrain.primitives.units import U16, U32, Balance, MicroUsd, Moment, Seconds
 
 
 class Accounts(Protocol):
     """Where accounts are stored."""
 
-    def account(self, who: AccountId) -> AccountInfo:
+    def account_of(self, who: AccountId) -> AccountInfo:
         """The account; an empty one if it is not there."""
 
     def put_account(self, who: AccountId, info: AccountInfo) -> None:
         """Store the account, or remove it if it is empty and has never signed."""
+
+    def everybody(self) -> Iterator[tuple[AccountId, AccountInfo]]:
+        """Every account, for invariants. Cost: all of them."""
 
 
 class Chain(Protocol):
@@ -29,9 +33,6 @@ class Chain(Protocol):
 
     def genesis_hash(self) -> Hash:
         """The hash of block 0, by which every signature is bound to this chain."""
-
-    def block_hash(self, number: BlockNumber) -> Hash | None:
-        """The hash of a recent block."""
 
 
 class Clock(Protocol):
@@ -44,24 +45,24 @@ class Clock(Protocol):
         """Seconds of a running chain: what terms and deadlines are measured in."""
 
 
+class Payments(Protocol):
+    """Moves fees."""
+
+    def can_pay(self, who: AccountId, amount: Balance) -> bool:
+        """Whether `pay` would succeed."""
+
+    def pay(self, who: AccountId, to: AccountId, amount: Balance) -> None:
+        """Move a fee. The payer keeps at least the existential deposit."""
+
+
 class Charges(Protocol):
     """Takes fixed fees."""
 
     def charge(self, who: AccountId, amount: Balance) -> None:
-        """Take `amount` to the treasury. Raises: TokenFailure."""
+        """Take `amount` to the treasury."""
 
 
-class Fees(Protocol):
-    """Moves what an extrinsic costs, which may not fail halfway."""
-
-    def can_pay(self, who: AccountId, amount: Balance) -> bool:
-        """Whether `charge_fee` would succeed."""
-
-    def charge(self, who: AccountId, amount: Balance) -> None:
-        """Take `amount` to the treasury. Raises: TokenFailure."""
-
-
-class Holds(Charges, Protocol):
+class Holds(Protocol):
     """Money set aside with a named reason: still its owner's, but not to be spent."""
 
     def hold(self, who: AccountId, reason: HoldReason, amount: Balance) -> None:
@@ -96,8 +97,6 @@ class Offer(NamedTuple):
     """Who acts for the machine."""
     price: MicroUsd
     """µUSD for one unit and one hour."""
-    free: U16
-    """Units that nobody rents."""
     version: U32
     open: bool
     """Whether it takes new orders."""
@@ -117,7 +116,10 @@ class Offers(Protocol):
     def vacate(self, machine: MachineId, units: U16) -> None:
         """Give units back."""
 
-    def peak_gpus(self) -> U32:
+    def rented_units(self, machine: MachineId) -> U16:
+        """Units that are taken, for invariants."""
+
+    def most_gpus(self) -> U32:
         """The most GPUs that were ever bonded at once."""
 
 

@@ -2,7 +2,7 @@
 
 The constants are the measured cost of the reference machine (`bench/`), rounded up: `EXTRINSIC` is
 everything about an extrinsic but the call's own state access (decoding, the signature, nonce, fee,
-events), `READ` a first read of a key, `WRITE` a changed key with its share of the state root, the
+events, the signer's account), `READ` a first read of a key, `WRITE` a changed key with its share of the state root, the
 history and the commit. A call that does more than its keys say declares `compute`, and one whose
 work depends on its arguments a `size` function.
 """
@@ -15,7 +15,7 @@ from deepbrain.scale import Compact, Enumeration, Struct
 MICROSECOND: Final = 10**6
 """Picoseconds in a microsecond."""
 
-EXTRINSIC: Final = 60 * MICROSECOND
+EXTRINSIC: Final = 76 * MICROSECOND
 READ: Final = 3 * MICROSECOND
 WRITE: Final = 16 * MICROSECOND
 SIGNATURE: Final = 40 * MICROSECOND

@@ -1,0 +1,1 @@
+"""The protocol, one noun per file. Pallets do not know each other: `runtime` introduces them."""

@@ -1,0 +1,54 @@
+"""TransactionPayment: what an extrinsic costs.
+
+    fee = weight × `weight_price` + bytes × `length_price` + tip        fixed fees come on top, by call
+
+The fee is taken before the call and kept whether it succeeds or fails; it goes to the treasury. The
+weight is what the call declares, whatever it turns out to need.
+Units: planck; weight in picoseconds of the reference CPU.
+"""
+
+from deepbrain.frame.context import Context
+from deepbrain.frame.pallet import Constant, Event, Pallet
+from deepbrain.frame.traits import Payments
+from deepbrain.primitives.ids import AccountId
+from deepbrain.primitives.units import Balance
+
+
+class TransactionFeePaid(Event, index=0):
+    """An extrinsic's fee was taken, the tip included in it."""
+
+    who: AccountId
+    actual_fee: Balance
+    tip: Balance
+
+
+class Fees(Pallet, index=6, name="TransactionPayment"):
+    weight_price: Constant[Balance] = Balance(1)
+    """Planck for a picosecond of weight."""
+    length_price: Constant[Balance] = Balance(10**9)
+    """Planck for a byte: 10⁻⁶ DBC."""
+    treasury: Constant[AccountId]
+    """The account that fees are paid to."""
+
+    def __init__(self, context: Context, payments: Payments) -> None:
+        super().__init__(context)
+        self.payments = payments
+
+    def fee_of(self, weight: int, length: int) -> Balance:
+        """The fee of an extrinsic without its tip."""
+        return Balance(weight * int(self.weight_price) + length * int(self.length_price))
+
+    def take(self, who: AccountId, fee: Balance, tip: Balance) -> TransactionFeePaid:
+        """Take fee and tip; gives the event, which comes after those of the call.
+
+        Raises: TokenFailure.
+        """
+        total = fee + tip if tip else fee
+        self.payments.pay(who, self.treasury, total)
+        return TransactionFeePaid(who=who, actual_fee=total, tip=tip)
+
+    # What other pallets may ask: `traits.Charges`.
+
+    def charge(self, who: AccountId, amount: Balance) -> None:
+        """Take a fixed fee to the treasury. Raises: TokenFailure."""
+        self.payments.pay(who, self.treasury, amount)

@@ -1,0 +1,71 @@
+"""Timestamp: the two clocks of the chain.
+
+    calendar   the block's time, set by its first extrinsic; rules eras, emission, the sunset of root
+    service    seconds of a running chain; rules terms, deadlines and bills
+
+Service time goes with the calendar, but by at most ten target intervals a block: a chain that stood
+still for a day neither bills that day nor lets a deadline pass in it.
+Invariants: T1  service time never runs ahead of the calendar time since genesis.
+Units: milliseconds inside; the service clock is read in whole seconds.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from deepbrain.frame.calls import call
+from deepbrain.frame.errors import PalletError, ensure
+from deepbrain.frame.origin import Inherent
+from deepbrain.frame.pallet import Constant, Pallet
+from deepbrain.frame.storage import Value
+from deepbrain.frame.weight import DispatchClass
+from deepbrain.primitives.units import Moment, Seconds
+from deepbrain.scale import Compact
+
+MAX_STEP: Final = 10
+"""Target intervals by which service time advances in one block at most."""
+
+
+class TooEarly(PalletError, index=0):
+    """A block is at least `minimum_period` later than the one before."""
+
+
+class Timestamp(Pallet, index=2):
+    minimum_period: Constant[Moment]
+    """Half the target interval between blocks, in milliseconds; blocks are at least this far apart."""
+
+    now: Value[Moment]
+    """The time of this block, in milliseconds since the Unix epoch."""
+    first: Value[Moment]
+    """The time of block 1, from which service time counts."""
+    service_ms: Value[Moment]
+    """Service time, in milliseconds."""
+
+    @call(0, reads=3, writes=3, dispatch_class=DispatchClass.MANDATORY)
+    def set(self, origin: Inherent, now: Compact[Moment]) -> None:
+        """Set the time of this block: the first extrinsic of every block, made by whoever made it."""
+        before = self.now.get()
+        if before:
+            ensure(now >= before + self.minimum_period, TooEarly)
+            step = min(now - before, MAX_STEP * 2 * self.minimum_period)
+            self.service_ms.put(self.service_ms.get() + step)
+        else:
+            self.first.put(now)
+        self.now.put(now)
+
+    # What other pallets may ask: `traits.Clock`.
+
+    def calendar(self) -> Moment:
+        """The time of this block."""
+        return self.now.get()
+
+    def service(self) -> Seconds:
+        """Service time, in whole seconds."""
+        return Seconds(int(self.service_ms.get()) // 1000)
+
+    def earliest(self) -> Moment:
+        """The earliest time that the next block may have."""
+        return self.now.get() + self.minimum_period
+
+    def try_state(self) -> Iterator[str]:
+        if self.service_ms.get() > self.now.get() - self.first.get():
+            yield "T1: service time is ahead of the calendar"

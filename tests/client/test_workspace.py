@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepbrain.client.workspace import Packed, WorkspaceError, pack, scan
+from deepbrain.client.workspace import Packed, WorkspaceError, pack, scan, scan_file
 
 
 @pytest.fixture
@@ -245,3 +245,15 @@ def test_an_existing_file_is_never_packed_over(tree: Path) -> None:
     with pytest.raises(WorkspaceError):
         pack(scan(tree), target)
     assert target.read_text() == "old"
+
+
+def test_one_file_is_packed_alone_also_through_a_link(tree: Path) -> None:
+    put(tree, "data", "content")
+    (tree / "link").symlink_to("data")
+    packed = pack(scan_file(tree / "link"), tree / "one.tar")
+    with tarfile.open(packed.path) as tar:
+        assert tar.getnames() == ["link"]
+        assert tar.getmember("link").isreg()
+    for wrong in (tree, tree / "nothing"):
+        with pytest.raises(WorkspaceError):
+            scan_file(wrong)

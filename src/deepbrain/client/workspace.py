@@ -40,7 +40,7 @@ class WorkspaceError(DeepBrainError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name in the tar, and whose content it has. Both are relative to the root."""
+    """One name in the tar, and the file whose content it has, both relative to the root."""
 
     path: str
     mode: int
@@ -120,6 +120,21 @@ def scan(root: Path, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) 
     return Workspace(root, tuple(state.entries), tuple(state.notes))
 
 
+def scan_file(path: Path) -> Workspace:
+    """One file alone, as it would be sent. Raises: WorkspaceError: it is no readable file."""
+    try:
+        status = path.stat()
+        root = path.parent.resolve()
+    except OSError as error:
+        raise WorkspaceError(f"{path} does not exist; name a file or a directory") from error
+    if not stat.S_ISREG(status.st_mode) or not _is_text(path.name):
+        raise WorkspaceError(f"{path} is neither a file nor a directory")
+    mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
+    source = Path(os.path.realpath(path))
+    entry = Entry(path.name, stat.S_IFREG | mode, status.st_size, str(source))
+    return Workspace(root, (entry,), ())
+
+
 def pack(
     workspace: Workspace, target: Path, progress: Callable[[int], None] = lambda _: None
 ) -> Packed:
@@ -152,7 +167,7 @@ def _private(path: str, flags: int) -> int:
 def _ensure_sendable(root: Path) -> Path:
     try:
         resolved = root.resolve(strict=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in circles
         raise WorkspaceError(f"{root} does not exist; name the directory to send") from error
     if not resolved.is_dir():
         raise WorkspaceError(f"{root} is not a directory; name the directory to send")

@@ -43,6 +43,7 @@ def put_block(store, changes, *, tables=None, prune_below=None):
             root=update.root,
             changes=changes,
             branches=update.branches,
+            before=update.before if number % 2 else None,
             tables=tables or {},
             prune_below=prune_below,
         )

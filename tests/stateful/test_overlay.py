@@ -2,9 +2,9 @@
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.state.support import DictState
 
 from deepbrain.state.overlay import Overlay
-from tests.state.support import DictState
 
 keys = st.binary(max_size=3) | st.sampled_from([b"", b"a", b"ab", b"abc", b"\xff", b"\xff\xff"])
 values = st.binary(max_size=4)

@@ -92,14 +92,14 @@ class LmdbStore:
         self._env: Any = lmdb.open(
             str(self._directory),
             map_size=map_size,
-            max_dbs=9,
+            max_dbs=8,
             max_readers=512,
             sync=sync,
             readahead=False,
         )
         self._env.reader_check()
-        self._flat = Versions(self._env, "flat")
-        self._branches = Versions(self._env, "branches")
+        self._flat = Versions(self._env, "flat", indexed=True)
+        self._branches = Versions(self._env, "branches", indexed=False)
         self._roots = self._env.open_db(b"roots")
         self._tables = self._env.open_db(b"tables")
         self._meta = self._env.open_db(b"meta")
@@ -146,16 +146,14 @@ class LmdbStore:
         wanted = head.number if head is not None and number is None else number
         if head is None or wanted is None or not head.oldest <= wanted <= head.number:
             raise UnknownState(f"The state of block {wanted} is not kept by this node.")
-        if wanted == head.number:
-            flat, branches = View(txn, self._flat, None), View(txn, self._branches, None)
-            return LmdbSnapshot(txn, flat, branches, wanted, head.root)
+        past = range(wanted + 1, head.number + 1)
         provable = wanted >= head.oldest_proof
         return LmdbSnapshot(
             txn,
-            View(txn, self._flat, wanted),
-            View(txn, self._branches, wanted) if provable else None,
+            View(txn, self._flat, past),
+            View(txn, self._branches, past) if provable else None,
             wanted,
-            Hash(txn.get(block_name(wanted), db=self._roots)),
+            Hash(txn.get(block_name(wanted), db=self._roots)) if past else head.root,
         )
 
     def commit(self, commit: Commit) -> None:
@@ -170,8 +168,10 @@ class LmdbStore:
             commit.number if first else max(self.oldest_proof, provable),
         )
         with self._writing() as txn:
-            self._flat.write(txn, commit.number, commit.changes, first=first)
-            self._branches.write(txn, commit.number, commit.branches, first=first)
+            noted = None if first else commit.number
+            before = commit.before
+            self._flat.write(txn, noted, commit.changes, before and before.flat)
+            self._branches.write(txn, noted, commit.branches, before and before.branches)
             self._write_tables(txn, commit.tables)
             txn.put(block_name(commit.number), head.root, db=self._roots)
             txn.put(_HEAD, head.encode(), db=self._meta)

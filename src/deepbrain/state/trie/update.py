@@ -12,13 +12,13 @@ Cost: 15-20 µs a changed key in a state of 100,000, 8 µs where thousands chang
 hashing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from deepbrain.primitives.ids import Hash
 from deepbrain.state.errors import StoreError
-from deepbrain.state.store import TrieReader, check_key
+from deepbrain.state.store import Before, TrieReader, check_key
 from deepbrain.state.trie.nodes import (
     BRANCH,
     BRANCH_VALUE,
@@ -49,23 +49,16 @@ class RootUpdate(NamedTuple):
     root: Hash
     branches: dict[bytes, bytes | None]
     """Branch records to write, by `path_key`; None deletes."""
+    before: Before
+    """What the changes and the branch records displace."""
 
 
-class Leaf(NamedTuple):
-    """A key alone below its parent; its node depends on where that is."""
-
-    key: str
-    value: bytes
-
-
+Leaf = tuple[str, bytes]
+"""Key and value of a key alone below its parent; its node depends on where that is."""
 Node = bytes | Leaf | None
 """What a place in the trie holds: the node of a branch, a leaf, or nothing."""
-
-
-class _Item(NamedTuple):
-    key: str
-    value: bytes | None
-    existed: bool
+_Item = tuple[str, bytes | None, bool]
+"""A change: key, new value, whether the key existed. (Plain tuples: they are made by the thousand.)"""
 
 
 def path_key(path: str) -> bytes:
@@ -82,139 +75,149 @@ def compute_root(state: TrieReader, changes: Mapping[bytes, bytes | None]) -> Ro
     Raises: StoreError: a key is too long, or the records do not belong to the state.
     """
     keys = list(changes)
-    items = []
-    for key, old in zip(keys, state.get_many(keys), strict=True):
-        value = changes[key]
+    before = dict(zip(keys, state.get_many(keys), strict=True))
+    items: list[_Item] = []
+    for key, value in changes.items():
+        old = before[key]
         if value != old:
-            check_key(key)
-            items.append(_Item(key.hex(), value, old is not None))
+            items.append((key.hex(), value, old is not None))
+    for key in keys:
+        check_key(key)
     items.sort()
     update = _Update(state, items)
     node = update.run()
     if node is None:
         root = EMPTY_ROOT
     else:
-        root = Hash(digest(leaf(*node) if isinstance(node, Leaf) else node))
-    return RootUpdate(root, {path_key(path): record for path, record in update.written.items()})
+        root = Hash(digest(node if isinstance(node, bytes) else leaf(*node)))
+    return RootUpdate(root, update.written, Before(before, update.read))
 
 
 class _Update:
-    """One pass over the trie. Paths and keys are hex strings."""
+    """One pass over the trie. Paths and keys are hex strings, records go by `path_key`."""
 
-    __slots__ = ("items", "state", "written")
+    __slots__ = ("items", "read", "state", "written")
 
     def __init__(self, state: TrieReader, items: list[_Item]) -> None:
         self.state = state
         self.items = items
-        self.written: dict[str, bytes | None] = {}
+        self.read: dict[bytes, bytes | None] = {}
+        self.written: dict[bytes, bytes | None] = {}
 
     def run(self) -> Node:
         """The root node."""
-        record = self.state.branch(path_key(""))
-        if record is not None:
-            return self._branch("", record, 0, len(self.items)) if self.items else record[:-2]
-        return self._merge("", 0, len(self.items), lone=True)
+        name = path_key("")
+        record = self.read[name] = self.state.branch(name)
+        if record is None:
+            return self._merge("", 0, len(self.items), lone=True)
+        return self._branch("", name, record, 0, len(self.items)) if self.items else record[:-2]
 
-    def _branch(self, path: str, record: bytes, low: int, high: int) -> Node:
+    def _branch(self, path: str, name: bytes, record: bytes, low: int, high: int) -> Node:
         """Apply the items `low..high`, all below `path`, to the branch there.
 
         The only method that a path of n branches calls n times deep; hence its length.
         """
         items = self.items
-        record, partial, at = self._fit(path, record, low, high)
-        base = path + partial
+        base, at = path, 1
+        if record[0] != _PLAIN:
+            record, base, at = self._fit(path, record, low, high)
         depth = len(base)
         bitmap = record[at] | record[at + 1] << 8
         leaves = record[-2] | record[-1] << 8
         own: _Item | None = None
-        if len(items[low].key) == depth:
+        if len(items[low][0]) == depth:
             own = items[low]
             low += 1
-        changed: dict[int, Node] = {}
-        for nibble, first, end in _groups(items, low, high, depth):
+        changed: list[tuple[int, Node, bytes]] = []
+        while low < high:
+            key, value, existed = items[low]
+            nibble = key[depth]
+            end = low + 1
+            while end < high and items[end][0][depth] == nibble:
+                end += 1
             slot = SLOTS[nibble]
-            child = base + nibble
+            node: Node
             if not bitmap >> slot & 1:
-                changed[slot] = self._merge(child, first, end, lone=False)
+                node = self._merge(base + nibble, low, end, lone=False)
             elif not leaves >> slot & 1:
-                changed[slot] = self._branch(child, self._record(child), first, end)
-            elif items[first].existed and end == first + 1:
-                key, value, _ = items[first]
-                changed[slot] = None if value is None else Leaf(key, value)
+                child = path_key(base + nibble)
+                node = self._branch(base + nibble, child, self._record(child), low, end)
+            elif existed and end == low + 1:
+                node = None if value is None else (key, value)
             else:
-                changed[slot] = self._merge(child, first, end, lone=True)
-        names = {slot: _name(node, depth + 1) for slot, node in changed.items()}
-        mask = _mask(leaves, changed)
-        spliced = _splice(record, at, names, mask) if own is None else None
+                node = self._merge(base + nibble, low, end, lone=True)
+            changed.append((slot, node, _name(node, depth + 1)))
+            low = end
+        spliced = _splice(record, at, changed) if own is None else None
         if spliced is None:
-            return self._rebuild(path, record, own, changed, names)
-        self.written[path] = spliced
+            return self._rebuild(base, name, record, own, changed)
+        self.written[name] = spliced
         return spliced[:-2]
 
     def _fit(self, path: str, record: bytes, low: int, high: int) -> tuple[bytes, str, int]:
-        """The branch at `path` as (record, partial, end of partial), such that the items fit it.
+        """The branch at `path` as (record, where it forks, end of partial), so that the items fit it.
 
         Where a key strays from the partial, the branch moves down, below a new one that ends where
         they part and has one child for now: the key that strays adds another.
         """
-        if record[0] == _PLAIN:
-            return record, "", 1
         _, partial, at = read_header(record)
         base = path + partial
-        fork = _shared(base, self.items[low].key, self.items[high - 1].key)
+        fork = _shared(base, self.items[low][0], self.items[high - 1][0])
         if fork == len(base):
-            return record, partial, at
+            return record, base, at
         moved = _with_partial(record, at, base[fork + 1 :])
-        self.written[base[: fork + 1]] = moved
+        below = path_key(base[: fork + 1])
+        self.written[below], self.read[below] = moved, None
         above = branch(base[len(path) : fork], None, 1 << SLOTS[base[fork]], reference(moved[:-2]))
-        return self._fit(path, above + b"\x00\x00", low, high)
+        return above + b"\x00\x00", base[:fork], read_header(above)[2]
 
     def _rebuild(
         self,
-        path: str,
+        base: str,
+        name: bytes,
         record: bytes,
         own: _Item | None,
-        changed: dict[int, Node],
-        names: dict[int, bytes],
+        changed: list[tuple[int, Node, bytes]],
     ) -> Node:
         """Apply changed children and own value where the shape of the branch may change."""
         partial, value, slots = _open(record)
         if own is not None:
-            value = None if own.value is None else value_part(own.value)
-        for slot, name in names.items():
-            slots[slot] = name
-        leaves = _mask(record[-2] | record[-1] << 8, changed)
-        bitmap = sum(1 << slot for slot, name in enumerate(slots) if name)
+            value = None if own[1] is None else value_part(own[1])
+        leaves = record[-2] | record[-1] << 8
+        for slot, node, encoded in changed:
+            slots[slot] = encoded
+            leaves = leaves | 1 << slot if isinstance(node, tuple) else leaves & ~(1 << slot)
+        bitmap = sum(1 << slot for slot, encoded in enumerate(slots) if encoded)
         if bitmap.bit_count() + (value is not None) > 1:
-            node = branch(partial, value, bitmap, b"".join(slots))
-            self.written[path] = node + leaves.to_bytes(2, "little")
-            return node
-        self.written[path] = None
+            rebuilt = branch(partial, value, bitmap, b"".join(slots))
+            self.written[name] = rebuilt + leaves.to_bytes(2, "little")
+            return rebuilt
+        self.written[name] = None
         if value is not None:
-            return Leaf(path + partial, self._value(path + partial, own))
+            return base, self._value(base, own)
         if not bitmap:
             return None
-        slot = bitmap.bit_length() - 1
-        return self._collapse(path, partial + NIBBLES[slot], changed.get(slot), leaves >> slot & 1)
+        last = bitmap.bit_length() - 1
+        child = base + NIBBLES[last]
+        if leaves >> last & 1:
+            known = [node for slot, node, _ in changed if slot == last]
+            return known[0] if known else self._lone(child)
+        return self._collapse(name, partial + NIBBLES[last], path_key(child))
 
-    def _collapse(self, path: str, partial: str, node: Node, is_leaf: int) -> Node:
-        """A branch is left with one child: the child takes its place."""
-        child = path + partial
-        if is_leaf:
-            return node if isinstance(node, Leaf) else self._lone(child)
+    def _collapse(self, name: bytes, partial: str, child: bytes) -> bytes:
+        """A branch is left with one child, a branch too: that takes its place, under `name`."""
         record = self._record(child)
         _, below, at = read_header(record)
         self.written[child] = None
-        self.written[path] = taken = _with_partial(record, at, partial + below)
+        self.written[name] = taken = _with_partial(record, at, partial + below)
         return taken[:-2]
 
     def _merge(self, path: str, low: int, high: int, *, lone: bool) -> Node:
         """What the items make of a place that is empty, or holds a leaf alone (`lone`)."""
-        found = [
-            Leaf(item.key, item.value) for item in self.items[low:high] if item.value is not None
-        ]
+        items = self.items[low:high]
+        found = [(key, value) for key, value, _ in items if value is not None]
         old = self._lone(path) if lone else None
-        if old is not None and not any(item.key == old.key for item in self.items[low:high]):
+        if old is not None and not any(key == old[0] for key, _, _ in items):
             found.append(old)
             found.sort()
         return self._build(path, found)
@@ -223,24 +226,33 @@ class _Update:
         """A new subtree of sorted leaves."""
         if len(leaves) < 2:
             return leaves[0] if leaves else None
-        first = leaves[0].key
-        fork = _shared(first, first, leaves[-1].key)
-        value = value_part(leaves[0].value) if len(first) == fork else None
-        begin = 0 if value is None else 1
+        first = leaves[0][0]
+        fork = _shared(first, first, leaves[-1][0])
+        value = value_part(leaves[0][1]) if len(first) == fork else None
+        low, high = 0 if value is None else 1, len(leaves)
         bitmap = mask = 0
         children = []
-        for nibble, low, end in _groups(leaves, begin, len(leaves), fork):
+        while low < high:
+            nibble = leaves[low][0][fork]
+            end = low + 1
+            while end < high and leaves[end][0][fork] == nibble:
+                end += 1
             node = self._build(first[:fork] + nibble, leaves[low:end])
             bitmap |= 1 << SLOTS[nibble]
-            mask |= isinstance(node, Leaf) << SLOTS[nibble]
+            mask |= isinstance(node, tuple) << SLOTS[nibble]
             children.append(_name(node, fork + 1))
+            low = end
         built = branch(first[len(path) : fork], value, bitmap, b"".join(children))
-        self.written[path] = built + mask.to_bytes(2, "little")
+        name = path_key(path)
+        self.written[name] = built + mask.to_bytes(2, "little")
+        self.read.setdefault(name, None)
         return built
 
-    def _record(self, path: str) -> bytes:
-        """The record of the branch at `path`, as this update has left it so far."""
-        record = self.written.get(path) or self.state.branch(path_key(path))
+    def _record(self, name: bytes) -> bytes:
+        """The record of a branch, as this update has left it so far."""
+        record = self.written.get(name)
+        if record is None:
+            record = self.read[name] = self.state.branch(name)
         if record is None:
             raise StoreError(
                 "The state trie lacks a branch: restore the data directory from a backup."
@@ -252,11 +264,11 @@ class _Update:
         entry = self.state.seek(bytes.fromhex(path if len(path) % 2 == 0 else path + "0"))
         if entry is None or not entry[0].hex().startswith(path):
             return None
-        return Leaf(entry[0].hex(), entry[1])
+        return entry[0].hex(), entry[1]
 
     def _value(self, key: str, own: _Item | None) -> bytes:
         """The value of a branch's own key."""
-        value = own.value if own is not None else self.state.get(bytes.fromhex(key))
+        value = own[1] if own is not None else self.state.get(bytes.fromhex(key))
         if value is None:
             raise StoreError("The state trie and the state differ: restore the data directory.")
         return value
@@ -274,38 +286,16 @@ def _shared(base: str, first: str, last: str) -> int:
     return count
 
 
-def _groups(
-    items: Sequence[_Item] | Sequence[Leaf], low: int, high: int, depth: int
-) -> Iterator[tuple[str, int, int]]:
-    """Runs of sorted items `low..high` alike at `depth`: (nibble, first, end)."""
-    while low < high:
-        nibble = items[low].key[depth]
-        end = low + 1
-        while end < high and items[end].key[depth] == nibble:
-            end += 1
-        yield nibble, low, end
-        low = end
-
-
-def _mask(leaves: int, changed: dict[int, Node]) -> int:
-    """The mask of children that are leaves, after changes."""
-    for slot, node in changed.items():
-        if isinstance(node, Leaf):
-            leaves |= 1 << slot
-        else:
-            leaves &= ~(1 << slot)
-    return leaves
-
-
 def _name(node: Node, depth: int) -> bytes:
     """How a parent names what it has at `depth`; empty for nothing. `leaf` is written out for speed."""
     if node is None:
         return b""
     if isinstance(node, bytes):
         return reference(node)
-    partial, value = node.key[depth:], node.value
+    key, value = node
+    partial = key[depth:]
     length = len(partial)
-    packed = bytes.fromhex(partial if length % 2 == 0 else "0" + partial)
+    packed = bytes.fromhex("0" + partial if length & 1 else partial)
     if len(value) > HASH_LENGTH:
         encoded = LEAF_HASHED[length] + packed + blake2b(value, digest_size=32).digest()
     else:
@@ -313,19 +303,22 @@ def _name(node: Node, depth: int) -> bytes:
     return reference(encoded)
 
 
-def _splice(record: bytes, at: int, names: dict[int, bytes], mask: int) -> bytes | None:
+def _splice(record: bytes, at: int, changed: list[tuple[int, Node, bytes]]) -> bytes | None:
     """The record with children replaced in place; None where they are not all named by hash."""
     bitmap = record[at] | record[at + 1] << 8
-    start = _children_at(record, at)
+    start = at + 2 if record[0] == _PLAIN else _children_at(record, at)
     if len(record) != start + REFERENCE_LENGTH * bitmap.bit_count() + 2:
         return None
     spliced = bytearray(record)
-    for slot, name in names.items():
+    leaves = before = record[-2] | record[-1] << 8
+    for slot, node, name in changed:
         if len(name) != REFERENCE_LENGTH or not bitmap >> slot & 1:
             return None
         place = start + REFERENCE_LENGTH * (bitmap & (1 << slot) - 1).bit_count()
         spliced[place : place + REFERENCE_LENGTH] = name
-    spliced[-2:] = mask.to_bytes(2, "little")
+        leaves = leaves | 1 << slot if isinstance(node, tuple) else leaves & ~(1 << slot)
+    if leaves != before:
+        spliced[-2:] = leaves.to_bytes(2, "little")
     return bytes(spliced)
 
 

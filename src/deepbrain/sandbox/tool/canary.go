@@ -14,10 +14,7 @@ func canaryMain(args []string) int {
 	if len(args) == 2 && args[0] == "hog" {
 		return hog(args[1])
 	}
-	version, err := os.ReadFile("/proc/version")
-	if err != nil {
-		return fail(1, "%v", err)
-	}
+	version, _ := os.ReadFile("/proc/version") // a process tenant may have no /proc
 	var names syscall.Utsname
 	if err := syscall.Uname(&names); err != nil {
 		return fail(1, "%v", err)

@@ -18,6 +18,7 @@ const (
 var commands = map[string]func([]string) int{
 	"init":    initMain,    // pid 1 of a tenant, or the root of a process tenant
 	"run":     runMain,     // an exec session
+	"session": sessionMain, // around the client of an exec session, on the host
 	"confine": confineMain, // drop rights, then exec (process mode)
 	"tar-out": tarOutMain,
 	"tar-in":  tarInMain,

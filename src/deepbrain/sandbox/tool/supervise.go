@@ -16,6 +16,7 @@ import (
 const (
 	leashFd = 3
 	readyFd = 4
+	procFd  = 5 // the host's /proc, for a tenant whose root has none; never passed on to the job
 )
 
 const prSetChildSubreaper = 36
@@ -43,6 +44,7 @@ func supervise(args []string, tty, tellReady bool) int {
 	argv := args[1:]
 	syscall.CloseOnExec(leashFd)
 	syscall.CloseOnExec(readyFd)
+	syscall.CloseOnExec(procFd)
 	syscall.RawSyscall(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0)
 	// Notified, not ignored: an ignored signal would stay ignored in the job.
 	signals := make(chan os.Signal, 16)
@@ -53,7 +55,7 @@ func supervise(args []string, tty, tellReady bool) int {
 	child, code := spawn(argv, tty)
 	if tellReady {
 		ready := os.NewFile(readyFd, "ready")
-		ready.Write([]byte("R"))
+		ready.Write([]byte(map[bool]string{true: "R", false: "E"}[code == 0]))
 		ready.Close()
 	}
 	if code != 0 {
@@ -167,15 +169,7 @@ func killAll() {
 
 func descendants() []int {
 	children := map[int][]int{}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
+	for _, pid := range processes() {
 		if parent, live := parentOf(pid); live {
 			children[parent] = append(children[parent], pid)
 		}
@@ -188,13 +182,47 @@ func descendants() []int {
 	return found
 }
 
+// openProc opens a file of /proc, here or, where the tenant's is empty, through what confine left.
+func openProc(name string) (*os.File, error) {
+	if _, err := os.Stat("/proc/self/stat"); err == nil {
+		return os.Open("/proc/" + name)
+	}
+	fd, err := syscall.Openat(procFd, name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func processes() []int {
+	directory, err := openProc(".")
+	if err != nil {
+		return nil
+	}
+	defer directory.Close()
+	names, _ := directory.Readdirnames(-1)
+	var found []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
 // parentOf reads /proc/<pid>/stat: `pid (name) state ppid ...`; the name may hold anything.
 func parentOf(pid int) (int, bool) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	file, err := openProc(strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0, false
 	}
-	text := string(data)
+	defer file.Close()
+	data := make([]byte, 1024)
+	count, err := file.Read(data)
+	if err != nil {
+		return 0, false
+	}
+	text := string(data[:count])
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(fields) < 2 || fields[0] == "Z" || fields[0] == "X" {
 		return 0, false

@@ -18,14 +18,22 @@ const bufferSize = 256 << 10
 
 var errTooLong = errors.New("the stream is over its bound")
 
-// tarOutMain writes paths as a tar to stdout: `tar-out [--base DIR] [--newer NS] [--max N] -- path...`.
-// Relative paths are below the base and keep their names; absolute ones lose the leading slash.
+// workspace is where relative paths start. Only a process tenant, which has no root of its own, is told
+// another place.
+func workspace() string {
+	if told := os.Getenv("DBC_WORKSPACE"); told != "" {
+		return told
+	}
+	return "/workspace"
+}
+
+// tarOutMain writes paths as a tar to stdout: `tar-out [--newer NS] [--max N] -- path...`.
+// Relative paths are below the workspace and keep their names; absolute ones lose the leading slash.
 // Regular files and directories only: nothing is followed, sent as a link, or blocked on. With --newer
 // only regular files created or changed after that moment are sent. What cannot be read is named on
 // stderr and left out.
 func tarOutMain(args []string) int {
 	flags := flag.NewFlagSet("tar-out", flag.ContinueOnError)
-	base := flags.String("base", "/workspace", "where relative paths start")
 	newer := flags.Int64("newer", -1, "Unix nanoseconds")
 	limit := flags.Int64("max", 1<<62, "bytes of content")
 	if flags.Parse(args) != nil {
@@ -38,7 +46,7 @@ func tarOutMain(args []string) int {
 		clean := filepath.Clean(path)
 		full, name := clean, strings.TrimPrefix(clean, "/")
 		if !filepath.IsAbs(clean) {
-			full = filepath.Join(*base, clean)
+			full = filepath.Join(workspace(), clean)
 			if clean == ".." || strings.HasPrefix(clean, "../") {
 				code = fail(1, "%s is outside of the workspace", path)
 				continue
@@ -146,10 +154,14 @@ func tarInMain(args []string) int {
 	if len(args) != 1 {
 		return exitUsage
 	}
-	if err := os.MkdirAll(args[0], 0o755); err != nil {
+	destination := args[0]
+	if !filepath.IsAbs(destination) {
+		destination = filepath.Join(workspace(), destination)
+	}
+	if err := os.MkdirAll(destination, 0o755); err != nil {
 		return fail(1, "%v", err)
 	}
-	root, err := os.OpenRoot(args[0])
+	root, err := os.OpenRoot(destination)
 	if err != nil {
 		return fail(1, "%v", err)
 	}

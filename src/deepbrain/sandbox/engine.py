@@ -1,0 +1,60 @@
+"""What differs between the modes, asked by `host.py`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from deepbrain.sandbox.directory import TenantDirectory
+from deepbrain.sandbox.sandbox import TenantSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A process to start on the host. Environment as `KEY=value`."""
+
+    argv: Sequence[str]
+    env: Sequence[str] = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin",)
+    temporary: tuple[Path, ...] = field(default=())
+    """Removed when the process has ended."""
+
+
+class Engine(Protocol):
+    """One mode's mechanics. Blocking, and may raise SandboxError everywhere."""
+
+    def prepare(self, tenant: TenantDirectory, spec: TenantSpec) -> None:
+        """Make the volume, and whatever can be made before the workspace arrives."""
+        ...
+
+    def run_plan(self, tenant: TenantDirectory, spec: TenantSpec, rootfs: Path) -> dict[str, Any]:
+        """Make the limits, read them back, and say what the keeper runs (see `keeper.py`)."""
+        ...
+
+    def verify(self, tenant: TenantDirectory) -> None:
+        """Check on the running tenant what can only be checked there."""
+        ...
+
+    def exec_command(
+        self,
+        tenant: TenantDirectory,
+        spec: TenantSpec,
+        argv: Sequence[str],
+        env: Sequence[str],
+        cwd: str,
+        *,
+        tty: bool,
+    ) -> Command:
+        """The client of one exec session; `argv` starts with the tenant tool."""
+        ...
+
+    def collect_command(
+        self, tenant: TenantDirectory, spec: TenantSpec, argv: Sequence[str]
+    ) -> Command:
+        """Run the tool over the volume of a tenant that has ended, as confined as the job was."""
+        ...
+
+    def signal(self, tenant: TenantDirectory, keeper: int, number: int) -> None: ...
+
+    def clean(self, tenant: TenantDirectory, *, keep_volume: bool = False) -> None:
+        """Kill and release everything outside of the tenant's directory. The keeper is dead."""
+        ...

@@ -1,0 +1,199 @@
+"""gVisor without a daemon: `runsc` on bundles of ours, as root or rootless."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from deepbrain.sandbox import bundle
+from deepbrain.sandbox.bundle import Quotas
+from deepbrain.sandbox.cgroups import Cgroups, Limits, kill_all
+from deepbrain.sandbox.directory import TenantDirectory
+from deepbrain.sandbox.engine import Command
+from deepbrain.sandbox.sandbox import TOOL, SandboxError, TenantSpec
+from deepbrain.sandbox.volumes import (
+    ensure_space,
+    make_volume,
+    mount_volume,
+    mounts_below,
+    unmount_below,
+)
+
+INIT_FDS = ("--pass-fd=3:3", "--pass-fd=4:4")
+LEASH_FD = "--pass-fd=3:3"
+
+
+class RunscEngine:
+    """Both gVisor modes.
+
+    As root: own cgroup, hard disk quota by a file system per volume. Rootless: the keeper watches
+    memory (exactly, by gVisor's memfd) and the size of the volume.
+    """
+
+    def __init__(
+        self,
+        runsc: Path,
+        tool: Path,
+        *,
+        rootless: bool,
+        empty_rootfs: Path,
+        owner: tuple[int, int],
+        cgroups: Cgroups | None = None,
+    ) -> None:
+        self._runsc = runsc
+        self._tool = tool
+        self._rootless = rootless
+        self._empty = empty_rootfs
+        self._owner = owner
+        self._cgroups = cgroups or Cgroups()
+
+    def _command(self, tenant: TenantDirectory, layer: int = 0) -> list[str]:
+        overlay = tenant.overlay if layer else None
+        return bundle.runsc_command(
+            self._runsc, tenant.state_root, rootless=self._rootless, overlay=overlay, layer=layer
+        )
+
+    def prepare(self, tenant: TenantDirectory, spec: TenantSpec) -> None:
+        ensure_space(tenant.path, spec.disk_bytes + spec.log_bytes)
+        for directory in (tenant.overlay, tenant.state_root, tenant.bundle):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        tenant.volume.mkdir(mode=0o700, exist_ok=True)
+        if self._rootless or tenant.volume in mounts_below(tenant.volume):
+            return
+        quotas = Quotas.of(spec.disk_bytes)
+        make_volume(tenant.volume_image, tenant.volume, quotas.volume, self._owner)
+
+    def run_plan(self, tenant: TenantDirectory, spec: TenantSpec, rootfs: Path) -> dict[str, Any]:
+        quotas = Quotas.of(spec.disk_bytes)
+        command = self._command(tenant, quotas.layer)
+        self._make_limits(tenant, spec)
+        config = bundle.config(
+            spec,
+            argv=[TOOL, "init", "--", *spec.argv],
+            env=bundle.environment(spec),
+            rootfs=rootfs,
+            tool=self._tool,
+            volume=tenant.volume,
+            cgroup=self._cgroup(tenant),
+        )
+        _write_private(tenant.bundle / "config.json", json.dumps(config))
+        run = ["run", *INIT_FDS, "--bundle", str(tenant.bundle), tenant.container]
+        plan: dict[str, Any] = {
+            "argv": [*command, *run],
+            "kill": bundle.kill_command(self._command(tenant), tenant.container),
+        }
+        if self._rootless:
+            plan |= {"memory_limit": spec.memory_bytes, "memfd": True}
+            plan |= {"disk_limit": quotas.volume}
+        else:
+            plan["oom_counters"] = self._cgroups.oom_counters(tenant.container)
+        return plan
+
+    def _make_limits(self, tenant: TenantDirectory, spec: TenantSpec) -> None:
+        if self._rootless:
+            return
+        if tenant.volume not in mounts_below(tenant.volume):
+            raise SandboxError("the tenant's volume is not mounted")
+        limits = Limits.for_tenant(spec.memory_bytes, spec.cpu_milli, spec.pids)
+        self._cgroups.make(tenant.container, limits)
+
+    def _cgroup(self, tenant: TenantDirectory) -> str:
+        return "" if self._rootless else self._cgroups.path(tenant.container)
+
+    def verify(self, tenant: TenantDirectory) -> None:
+        if not self._rootless and not self._cgroups.holds_all(tenant.container):
+            raise SandboxError("the tenant runs outside of its limits")
+
+    def exec_command(
+        self,
+        tenant: TenantDirectory,
+        spec: TenantSpec,
+        argv: Sequence[str],
+        env: Sequence[str],
+        cwd: str,
+        *,
+        tty: bool,
+    ) -> Command:
+        process = bundle.process(spec, argv, env, cwd or spec.workdir) | {"terminal": tty}
+        path = tenant.path / f"exec-{time.monotonic_ns()}.json"  # not argv: others can read that
+        _write_private(path, json.dumps(process))
+        command = self._command(tenant)
+        client = [*command, "exec", LEASH_FD, "--process", str(path), tenant.container]
+        return Command(client, temporary=(path,))
+
+    def collect_command(
+        self, tenant: TenantDirectory, spec: TenantSpec, argv: Sequence[str]
+    ) -> Command:
+        if not self._rootless and tenant.volume not in mounts_below(tenant.volume):
+            mount_volume(tenant.volume_image, tenant.volume)  # the machine was restarted
+        name = f"{tenant.container}-{time.monotonic_ns()}"
+        directory = tenant.path / f"collect-{name}"
+        directory.mkdir(mode=0o700)
+        config = bundle.config(
+            spec,
+            argv=argv,
+            env=(),
+            rootfs=self._empty,
+            tool=self._tool,
+            volume=tenant.volume,
+            volume_readonly=True,
+        )
+        _write_private(directory / "config.json", json.dumps(config))
+        command = bundle.runsc_command(
+            self._runsc,
+            tenant.state_root,
+            rootless=self._rootless,
+            overlay=tenant.overlay,
+            layer=1 << 20,
+        )
+        if not self._rootless:
+            command.append("--ignore-cgroups")  # the tool's own memory is small, and it is ours
+        run = ["run", LEASH_FD, "--bundle", str(directory), name]
+        return Command([*command, *run], temporary=(directory,))
+
+    def signal(self, tenant: TenantDirectory, keeper: int, number: int) -> None:
+        command = bundle.kill_command(self._command(tenant), tenant.container)
+        subprocess.run([*command, str(number)], capture_output=True, check=False, env={})
+
+    def clean(self, tenant: TenantDirectory, *, keep_volume: bool = False) -> None:
+        if not self._rootless:
+            self._cgroups.remove(tenant.container)
+        kill_until_gone(lambda: processes_naming(str(tenant.state_root)), tenant.order)
+        where = tenant.state_root if keep_volume else tenant.path
+        if mounts_below(where):
+            unmount_below(where)
+
+
+def kill_until_gone(find: Callable[[], list[int]], order: int) -> None:
+    """Raises: SandboxError: something lives on (the kernel holds it) after ten seconds."""
+    deadline = time.monotonic() + 10
+    while pids := find():
+        kill_all(pids)
+        if time.monotonic() > deadline:
+            raise SandboxError(f"a process of order {order} cannot be killed")
+        time.sleep(0.005)
+
+
+def processes_naming(argument: str) -> list[int]:
+    """Processes with exactly this argument on their command line: a tenant's runsc, all of them."""
+    wanted = argument.encode()
+    found = []
+    for path in Path("/proc").iterdir():
+        if not path.name.isdigit():
+            continue
+        try:
+            arguments = (path / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if wanted in arguments or b"--root=" + wanted in arguments:
+            found.append(int(path.name))
+    return found
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

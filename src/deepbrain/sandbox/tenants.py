@@ -1,0 +1,325 @@
+"""The sandbox an agent uses: records read from disk, everything with rights asked of the host."""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+from deepbrain.sandbox.directory import TenantDirectory, tenant_directories
+from deepbrain.sandbox.host import HostRequests, SessionFds
+from deepbrain.sandbox.logs import read_log
+from deepbrain.sandbox.sandbox import (
+    MAX_EXECS,
+    TOOL,
+    WORKSPACE,
+    ExecSession,
+    ExitReason,
+    ImageError,
+    ImageInfo,
+    ModeReport,
+    Phase,
+    SandboxError,
+    TenantSpec,
+    TenantState,
+)
+from deepbrain.sandbox.session import PipeSession, open_session
+
+POLL_SECONDS: Final = 0.02
+MAX_POLL_SECONDS: Final = 0.1
+MAX_ERROR: Final = 4096
+
+
+class LocalSandbox:
+    """See `sandbox.Sandbox`. Made by `open.open_sandbox`."""
+
+    def __init__(
+        self, data: Path, host: HostRequests, report: ModeReport, unpack_uid: int = 0
+    ) -> None:
+        self._data = data
+        self._host = host
+        self._report = report
+        self._unpack_uid = unpack_uid
+        self._importing: dict[str, asyncio.Lock] = {}
+        self._execs: dict[int, int] = {}
+
+    @property
+    def report(self) -> ModeReport:
+        return self._report
+
+    # -- images
+
+    async def import_image(self, archive: Path, digest: str, name: str = "") -> ImageInfo:
+        lock = self._importing.setdefault(digest, asyncio.Lock())
+        async with lock:
+            known = self._image(digest)
+            if known is None:
+                await self._unpack(archive, digest, name)
+                await self._host.install_image(digest)
+                known = self._image(digest)
+        if known is None:
+            raise ImageError("the image vanished while it was unpacked")
+        return known
+
+    async def _unpack(self, archive: Path, digest: str, name: str) -> None:
+        incoming = self._data / "incoming" / digest
+        await asyncio.to_thread(shutil.rmtree, incoming, ignore_errors=True)
+        (incoming / "rootfs").mkdir(parents=True)
+        if self._unpack_uid:
+            os.chown(incoming / "rootfs", self._unpack_uid, self._unpack_uid)
+        try:
+            with archive.open("rb") as file:
+                config = await _unpack_process(
+                    file.fileno(), digest, incoming / "rootfs", self._unpack_uid
+                )
+                size = os.fstat(file.fileno()).st_size
+            info = ImageInfo(
+                digest,
+                name,
+                size,
+                tuple((key, value) for key, value in config["env"]),
+                tuple(config["argv"]),
+                config["workdir"],
+            )
+            (incoming / "image.json").write_text(json.dumps(asdict(info)))
+        except OSError as error:
+            raise ImageError(f"the image cannot be read: {error.strerror}") from error
+        except SandboxError:
+            await asyncio.to_thread(shutil.rmtree, incoming, ignore_errors=True)
+            raise
+
+    def _image(self, digest: str) -> ImageInfo | None:
+        try:
+            found = json.loads((self._data / "images" / digest / "image.json").read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return ImageInfo(
+            found["digest"],
+            found["name"],
+            found["size"],
+            tuple((key, value) for key, value in found["env"]),
+            tuple(found["argv"]),
+            found["workdir"],
+        )
+
+    async def images(self) -> "list[ImageInfo]":
+        paths = sorted((self._data / "images").iterdir())
+        return [info for path in paths if (info := self._image(path.name)) is not None]
+
+    async def remove_image(self, digest: str) -> None:
+        if any(state.spec.image == digest for state in await self.list()):
+            raise SandboxError("the image is in use by a tenant")
+        await self._host.remove_image(digest)
+
+    # -- life
+
+    def _tenant(self, order: int) -> TenantDirectory:
+        return TenantDirectory(self._data / "tenants" / str(order))
+
+    async def prepare(self, spec: TenantSpec) -> Path:
+        image = self._image(spec.image)
+        if image is None:
+            raise ImageError(f"the image {spec.image[:12]} is not on this machine")
+        env = dict(image.env) | dict(spec.env)
+        whole = replace(
+            spec,
+            argv=spec.argv or image.argv,
+            env=tuple(env.items()),
+            workdir=spec.workdir or WORKSPACE,
+            mode=spec.mode or self._report.mode,
+        )
+        await self._host.prepare(whole)
+        return self._tenant(spec.order).volume
+
+    async def start(self, order: int) -> None:
+        await self._host.start(order)
+
+    async def state(self, order: int) -> TenantState:
+        return self._tenant(order).state()
+
+    async def list(self) -> "list[TenantState]":
+        tenants = tenant_directories(self._data / "tenants")
+        return [tenant.state() for tenant in tenants if tenant.exists()]
+
+    async def wait(self, order: int) -> TenantState:
+        pause = POLL_SECONDS
+        while (state := await self.state(order)).phase in (Phase.PREPARED, Phase.RUNNING):
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.2, MAX_POLL_SECONDS)
+        return state
+
+    async def set_end(self, order: int, end_at: int) -> None:
+        await self._host.set_end(order, end_at, ExitReason.TERM)
+
+    async def stop(self, order: int) -> None:
+        if (await self.state(order)).phase is Phase.RUNNING:
+            await self._host.set_end(order, 0, ExitReason.KILLED)
+
+    async def signal(self, order: int, number: int) -> None:
+        await self._host.signal(order, number)
+
+    async def destroy(self, order: int) -> None:
+        await self._host.destroy(order)
+
+    # -- sessions
+
+    async def exec(
+        self,
+        order: int,
+        argv: Sequence[str],
+        *,
+        env: Sequence[tuple[str, str]] = (),
+        cwd: str = "",
+        tty: bool = False,
+        cols: int = 80,
+        rows: int = 24,
+    ) -> ExecSession:
+        if self._execs.get(order, 0) >= MAX_EXECS:
+            raise SandboxError(f"order {order} has {MAX_EXECS} sessions already")
+        session, fds = self._open(order, tty=tty, cols=cols, rows=rows)
+        return await self._hand_over(session, fds, self._host.exec(order, argv, env, cwd, tty, fds))
+
+    def _open(
+        self, order: int, *, tty: bool = False, cols: int = 80, rows: int = 24
+    ) -> tuple[PipeSession, SessionFds]:
+        self._execs[order] = self._execs.get(order, 0) + 1
+
+        def ended() -> None:
+            self._execs[order] -= 1
+            if not self._execs[order]:
+                del self._execs[order]
+
+        return open_session(tty=tty, cols=cols, rows=rows, on_end=ended)
+
+    async def _hand_over(
+        self, session: PipeSession, fds: SessionFds, request: Awaitable[None]
+    ) -> PipeSession:
+        try:
+            await request
+        except BaseException:
+            _close(fds.all())
+            await session.close()
+            raise
+        _close(fds.all())
+        return session
+
+    # -- files
+
+    async def logs(
+        self, order: int, offset: int = 0, *, follow: bool = False
+    ) -> AsyncIterator[bytes]:
+        tenant = self._tenant(order)
+        pause = POLL_SECONDS
+        running = tenant.state().phase in (Phase.PREPARED, Phase.RUNNING)
+        while True:
+            at, data = await asyncio.to_thread(read_log, tenant.log, offset)
+            if data:
+                offset, pause = at + len(data), POLL_SECONDS
+                yield data
+            elif not (follow and running):
+                return
+            else:
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.2, MAX_POLL_SECONDS)
+                running = tenant.exists() and tenant.state().phase in (
+                    Phase.PREPARED,
+                    Phase.RUNNING,
+                )
+                continue
+
+    async def export(
+        self, order: int, paths: Sequence[str] = (), *, changed_only: bool = False
+    ) -> AsyncIterator[bytes]:
+        tenant = self._tenant(order)
+        phase = tenant.state().phase
+        arguments: list[str] = []
+        if changed_only and phase is not Phase.PREPARED:
+            arguments += ["--newer", str(tenant.mark_ns())]
+        arguments += ["--", *(paths or (".",))]
+        session, fds = self._open(order)
+        if phase is Phase.RUNNING:
+            argv = (TOOL, "tar-out", *arguments)
+            request = self._host.exec(order, argv, (), "", False, fds)
+        else:
+            request = self._host.collect(order, arguments, fds)
+        await self._hand_over(session, fds, request)
+        async for chunk in _output(session, "copied out"):
+            yield chunk
+
+    async def import_(self, order: int, chunks: AsyncIterator[bytes], dest: str = ".") -> None:
+        session = await self.exec(order, (TOOL, "tar-in", dest))
+        errors = asyncio.create_task(_collect_errors(session))
+        try:
+            async for chunk in chunks:
+                await session.write(chunk)
+            await session.write_eof()
+            if await session.wait():
+                raise SandboxError(f"the files were not copied in: {await errors}")
+        finally:
+            errors.cancel()
+            await session.close()
+
+    async def close(self) -> None:
+        """Nothing is held: tenants, keepers and sessions belong to the disk and to their callers."""
+
+
+async def _output(session: ExecSession, doing: str) -> AsyncIterator[bytes]:
+    """A session's standard output; raises with its standard error when it fails."""
+    errors = b""
+    try:
+        while (item := await session.read()) is not None:
+            stream, data = item
+            if stream == 1:
+                yield data
+            else:
+                errors = (errors + data)[:MAX_ERROR]
+        if await session.wait():
+            raise SandboxError(f"the files were not {doing}: {_sentence(errors)}")
+    finally:
+        await session.close()
+
+
+async def _collect_errors(session: ExecSession) -> str:
+    errors = b""
+    while (item := await session.read()) is not None:
+        errors = (errors + item[1])[:MAX_ERROR]
+    return _sentence(errors)
+
+
+def _sentence(errors: bytes) -> str:
+    lines = errors.decode(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("dbc: ") if lines else "the sandbox ended"
+
+
+async def _unpack_process(archive: int, digest: str, rootfs: Path, uid: int) -> dict[str, Any]:
+    arguments = ("-m", "deepbrain.sandbox.unpack", digest, str(rootfs), str(uid))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        stdin=archive,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, errors = await process.communicate()
+    except asyncio.CancelledError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        lines = errors.decode(errors="replace").strip().splitlines()
+        known = process.returncode == 1 and len(lines) == 1
+        raise ImageError(lines[0] if known else "the image could not be unpacked; it is malformed")
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)

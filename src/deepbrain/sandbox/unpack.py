@@ -1,0 +1,50 @@
+"""Unpack an image without privileges: `python -m deepbrain.sandbox.unpack DIGEST DIRECTORY UID`.
+
+The archive is standard input, a seekable file. A UID above 0 is become, for good, before the first byte
+of the archive is read. Prints the image's configuration as JSON, or one line of reason with exit code 1.
+"""
+
+import ctypes
+import gzip as _gzip  # noqa: F401 - imported while the interpreter's files can still be read
+import json
+import os
+import resource
+import sys
+import zlib as _zlib  # noqa: F401
+from dataclasses import asdict
+from pathlib import Path
+
+from deepbrain.sandbox.images import MAX_UNPACKED, digest_of, unpack
+from deepbrain.sandbox.sandbox import ImageError
+
+PR_SET_NO_NEW_PRIVS = 38
+MEMORY_BYTES = 2 << 30
+
+
+def drop_rights(uid: int) -> None:
+    if uid:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_UNPACKED, MAX_UNPACKED))
+    os.umask(0o022)
+
+
+def main() -> int:
+    digest, directory, uid = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    drop_rights(uid)
+    try:
+        if digest_of(sys.stdin.buffer) != digest:
+            raise ImageError("the image is not the one that was named: its SHA-256 differs")
+        config = unpack(sys.stdin.buffer, directory)
+    except ImageError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(json.dumps(asdict(config)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

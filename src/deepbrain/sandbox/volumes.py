@@ -1,0 +1,106 @@
+"""Disk that ends: a tenant's volume as a file system of its own in a file (root only).
+
+The mount is `nosuid,nodev` (a setuid file that a tenant makes would be one on the host), and lies
+below a directory that no other user may enter. The image file is allocated in full, so that tenants
+cannot promise the same disk twice.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from deepbrain.sandbox.sandbox import SandboxError
+
+SPARE_BYTES: Final = 256 << 20
+"""Disk that a new tenant must leave to the machine."""
+
+MIN_VOLUME: Final = 4 << 20
+
+_MKFS: Final = ("-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,nodiscard")
+_OPTIONS: Final = "loop,nosuid,nodev,noatime"
+
+
+def find_program(name: str) -> str:
+    """A system program, also where the path lacks `/sbin`. Raises: SandboxError."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin:/usr/local/sbin")
+    if found is None:
+        raise SandboxError(f"the program {name} is missing on this machine")
+    return found
+
+
+def ensure_space(directory: Path, needed: int) -> None:
+    """Raises: SandboxError: the disk is too full for `needed` bytes and the machine's spare."""
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    if free < needed + SPARE_BYTES:
+        raise SandboxError(
+            f"the disk has {free >> 20} MiB free, the tenant needs {needed >> 20} MiB"
+        )
+
+
+def make_volume(image: Path, target: Path, size: int, owner: tuple[int, int]) -> None:
+    """Make and mount a volume of `size` bytes for `owner`; read back what was mounted.
+
+    About 100 ms. Raises: SandboxError: the kernel or the disk refused; nothing is left mounted.
+    """
+    try:
+        _run(find_program("fallocate"), "-l", str(size), str(image))
+    except SandboxError:  # not every file system can allocate ahead
+        ensure_space(image.parent, size)
+        with image.open("wb") as file:
+            file.truncate(size)
+    _run(find_program("mkfs.ext4"), *_MKFS, str(image))
+    mount_volume(image, target)
+    descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        os.rmdir("lost+found", dir_fd=descriptor)
+        os.fchown(descriptor, *owner)
+        os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)
+
+
+def mount_volume(image: Path, target: Path) -> None:
+    _run(find_program("mount"), "-t", "ext4", "-o", _OPTIONS, str(image), str(target))
+    options = mounts_below(target).get(target, "").split(",")
+    if "nosuid" not in options or "nodev" not in options:
+        unmount_below(target)
+        raise SandboxError("the volume's mount reads back without nosuid,nodev")
+
+
+def mounts_below(directory: Path) -> dict[Path, str]:
+    """Mount points at or below a directory, with their options."""
+    found = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split(" ")
+        point = Path(fields[4].replace("\\040", " "))
+        if point.is_relative_to(directory):
+            found[point] = fields[5]
+    return found
+
+
+def unmount_below(directory: Path) -> None:
+    """Unmount everything at or below a directory, deepest first.
+
+    A busy mount is tried for two seconds, then detached: its last user is about to die.
+    """
+    umount = find_program("umount")
+    deadline = time.monotonic() + 2
+    while points := sorted(mounts_below(directory), reverse=True):
+        lazy = ("-l",) if time.monotonic() > deadline else ()
+        for point in points:
+            subprocess.run([umount, *lazy, str(point)], capture_output=True, check=False)
+        if time.monotonic() > deadline + 5:
+            raise SandboxError(f"{points[0]} cannot be unmounted")
+        time.sleep(0.01)
+
+
+def _run(*argv: str) -> None:
+    path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=path)
+    if done.returncode:
+        output = (done.stderr or done.stdout).strip()[:200]
+        raise SandboxError(f"{Path(argv[0]).name} failed: {output}")

@@ -91,6 +91,24 @@ def test_defaults_class_variables_methods_and_inheritance():
     assert Child.decode(b"\x01\x02\x03") == Child(a=U8(1), c=U8(3))
 
 
+def test_a_field_may_be_called_like_anything_in_the_written_methods():
+    class Odd(Struct):
+        a: U8
+        set_a: U8
+        default_a: U8
+        rebuild: U8 = U8(4)
+        other: U8 = U8(5)
+        cls_name: U8 = U8(6)
+        value: U8 = U8(7)
+        data: U8 = U8(8)
+        at: U8 = U8(9)
+        index: U8 = U8(10)
+
+    odd = Odd(a=U8(1), set_a=U8(2), default_a=U8(3))
+    assert odd.encode() == bytes(range(1, 11))
+    assert Odd.decode(odd.encode()) == odd == copy.copy(odd)
+
+
 def test_a_class_may_bring_its_own_repr():
     class Quiet(Struct):
         a: U8

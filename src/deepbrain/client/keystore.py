@@ -366,6 +366,14 @@ class Wallet:
         except OSError as error:
             raise InvalidKey(f"cannot read the key file {path}: {error.strerror}") from error
 
+    def _sync_directory(self) -> None:
+        """Make the rename itself survive a power cut."""
+        descriptor = os.open(self.directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def _save(self, path: Path, text: str) -> None:
         """Write beside the file and rename over it: after a crash it is the old or the new one."""
         try:
@@ -377,6 +385,7 @@ class Wallet:
                     file.flush()
                     os.fsync(file.fileno())
                 Path(temporary).replace(path)
+                self._sync_directory()
             except OSError:
                 Path(temporary).unlink(missing_ok=True)
                 raise

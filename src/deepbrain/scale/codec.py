@@ -117,8 +117,6 @@ class Codec(Generic[T]):
         return f"Codec({self.name})"
 
 
-def deeper(depth: int) -> int:
-    """One level further in. Raises: DecodeError: beyond `MAX_DEPTH`."""
-    if depth >= MAX_DEPTH:
-        raise DecodeError(f"the input nests deeper than {MAX_DEPTH} levels")
-    return depth + 1
+def too_deep() -> DecodeError:
+    """What to raise where `depth` has reached `MAX_DEPTH`."""
+    return DecodeError(f"the input nests deeper than {MAX_DEPTH} levels")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from deepbrain.primitives.errors import DecodeError
-from deepbrain.scale.codec import MAX_LEN, Codec, Decode, Encode, EncodeError, deeper
+from deepbrain.scale.codec import MAX_DEPTH, MAX_LEN, Codec, Decode, Encode, EncodeError, too_deep
 from deepbrain.scale.compact import compact_size, decode_compact, encode_compact
 
 AnyCodec = Codec[Any]
@@ -64,14 +64,15 @@ def sequence_codec(item: AnyCodec, limit: int | None) -> AnyCodec:
             encode_item(member, out)
 
     def decode(data: bytes, at: int, depth: int) -> tuple[tuple[Any, ...], int]:
-        depth = deeper(depth)
+        if depth >= MAX_DEPTH:
+            raise too_deep()
         count, at = decode_compact(data, at)
         if count > most or count * smallest > len(data) - at:
             raise DecodeError("a sequence is longer than its bound or than the input")
         members: list[Any] = []
         push = members.append
         for _ in range(count):
-            member, at = decode_item(data, at, depth)
+            member, at = decode_item(data, at, depth + 1)
             push(member)
         return tuple(members), at
 
@@ -99,8 +100,10 @@ def option_codec(item: AnyCodec) -> AnyCodec:
         tag = data[at]
         if tag == 0:
             return None, at + 1
+        if depth >= MAX_DEPTH:
+            raise too_deep()
         if tag == 1:
-            return decode_item(data, at + 1, deeper(depth))
+            return decode_item(data, at + 1, depth + 1)
         raise DecodeError("an option starts with a byte other than 0 or 1")
 
     return Codec(
@@ -158,17 +161,18 @@ def map_codec(key: AnyCodec, value: AnyCodec, limit: int | None) -> AnyCodec:
             encode_value(entries[name], out)
 
     def decode(data: bytes, at: int, depth: int) -> tuple[dict[Any, Any], int]:
-        depth = deeper(depth)
+        if depth >= MAX_DEPTH:
+            raise too_deep()
         count, at = decode_compact(data, at)
         if count > most or count * smallest > len(data) - at:
             raise DecodeError("a map is longer than its bound or than the input")
         entries: dict[Any, Any] = {}
         last = None
         for _ in range(count):
-            name, at = decode_key(data, at, depth)
+            name, at = decode_key(data, at, depth + 1)
             if last is not None and not last < name:
                 raise DecodeError("the keys of a map do not ascend")
-            entries[name], at = decode_value(data, at, depth)
+            entries[name], at = decode_value(data, at, depth + 1)
             last = name
         return entries, at
 

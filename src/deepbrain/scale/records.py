@@ -11,7 +11,7 @@ from typing import Any, Final
 from deepbrain.primitives.errors import ArithmeticFailure, DecodeError
 from deepbrain.primitives.ids import FixedBytes
 from deepbrain.primitives.units import Unsigned
-from deepbrain.scale.codec import Codec, EncodeError, deeper
+from deepbrain.scale.codec import MAX_DEPTH, Codec, EncodeError, too_deep
 from deepbrain.scale.containers import AnyCodec, linked, not_built, sum_of
 from deepbrain.scale.shape import StructType, compile_into, setter
 
@@ -184,7 +184,9 @@ def fill_union(codec: AnyCodec, variants: Mapping[int, tuple[type, AnyCodec]]) -
         decode_variant = decoders[data[at]]
         if decode_variant is None:
             raise DecodeError(f"{data[at]} is not the index of a variant of {name}")
-        return decode_variant(data, at + 1, deeper(depth))  # type: ignore[no-any-return]
+        if depth >= MAX_DEPTH:
+            raise too_deep()
+        return decode_variant(data, at + 1, depth + 1)  # type: ignore[no-any-return]
 
     longest = [variant.max_encoded_len for _, variant in variants.values()]
     codec.raw_encode, codec.raw_decode = encode, decode

@@ -1,9 +1,13 @@
 """The shape of a record class: its fields, and the methods written for them at class creation."""
 
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, dataclass_transform, get_type_hints
+from typing import Any, ClassVar, Final, dataclass_transform, get_type_hints
 
-RESERVED = frozenset({"encode", "decode", "but"})
+if sys.version_info >= (3, 14):
+    import annotationlib
+
+RESERVED: Final = frozenset({"encode", "decode", "but"})
 
 
 class StructField:
@@ -77,9 +81,22 @@ def fields_of(cls: type) -> tuple[StructField, ...]:
 def _field_names(namespace: Mapping[str, Any]) -> list[str]:
     return [
         name
-        for name, hint in namespace.get("__annotations__", {}).items()
+        for name, hint in _annotations(namespace).items()
         if not (name.startswith("__") or _is_class_var(hint))
     ]
+
+
+def _annotations(namespace: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The annotations of a class body, before there is a class to ask."""
+    if sys.version_info >= (3, 14) and "__annotations__" not in namespace:
+        # From 3.14 on a class body leaves a function that makes them.
+        annotate = annotationlib.get_annotate_from_class_namespace(namespace)
+        if annotate is None:
+            return {}
+        forward = annotationlib.Format.FORWARDREF
+        return annotationlib.call_annotate_function(annotate, format=forward)
+    found: Mapping[str, Any] = namespace.get("__annotations__", {})
+    return found
 
 
 def _is_class_var(hint: Any) -> bool:
@@ -146,7 +163,8 @@ def _write_methods(cls: type, names: tuple[str, ...], defaults: Mapping[str, Any
     shown = ", ".join(f"{n}={{self.{n}!r}}" for n in names)
     source = [
         f"def __init__({arguments}):",
-        *(f"    set_{n}(self, {n})" for n in names),
+        # Two underscores: no field has them, so no parameter hides a setter.
+        *(f"    __set_{n}(self, {n})" for n in names),
         "    return None",
         "def __eq__(self, other):",
         "    if type(other) is not type(self):",
@@ -161,7 +179,7 @@ def _write_methods(cls: type, names: tuple[str, ...], defaults: Mapping[str, Any
     ]
     scope: dict[str, Any] = {"cls_name": cls.__qualname__, "rebuild": rebuild}
     scope |= {f"default_{name}": value for name, value in defaults.items()}
-    scope |= {f"set_{name}": setter(cls, name) for name in names}
+    scope |= {f"__set_{name}": setter(cls, name) for name in names}
     compile_into(f"<record {cls.__qualname__}>", source, scope)
     for method in ("__init__", "__eq__", "__hash__", "__repr__", "__reduce__"):
         function = scope[method]

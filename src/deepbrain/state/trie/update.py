@@ -137,15 +137,17 @@ class _Update:
                 end += 1
             slot = SLOTS[nibble]
             node: Node
-            if not bitmap >> slot & 1:
-                node = self._merge(base + nibble, low, end, lone=False)
-            elif not leaves >> slot & 1:
-                child = path_key(base + nibble)
-                node = self._branch(base + nibble, child, self._record(child), low, end)
-            elif existed and end == low + 1:
-                node = None if value is None else (key, value)
+            if leaves >> slot & 1:
+                if existed and end == low + 1:
+                    node = None if value is None else (key, value)
+                else:
+                    node = self._merge(base + nibble, low, end, lone=True)
+            elif bitmap >> slot & 1:
+                child = base + nibble
+                below = path_key(child)
+                node = self._branch(child, below, self._record(below), low, end)
             else:
-                node = self._merge(base + nibble, low, end, lone=True)
+                node = self._merge(base + nibble, low, end, lone=False)
             changed.append((slot, node, _name(node, depth + 1)))
             low = end
         spliced = _splice(record, at, changed) if own is None else None
@@ -309,17 +311,15 @@ def _splice(record: bytes, at: int, changed: list[tuple[int, Node, bytes]]) -> b
     start = at + 2 if record[0] == _PLAIN else _children_at(record, at)
     if len(record) != start + REFERENCE_LENGTH * bitmap.bit_count() + 2:
         return None
-    spliced = bytearray(record)
     leaves = before = record[-2] | record[-1] << 8
     for slot, node, name in changed:
-        if len(name) != REFERENCE_LENGTH or not bitmap >> slot & 1:
+        bit = 1 << slot
+        if len(name) != REFERENCE_LENGTH or not bitmap & bit:
             return None
-        place = start + REFERENCE_LENGTH * (bitmap & (1 << slot) - 1).bit_count()
-        spliced[place : place + REFERENCE_LENGTH] = name
-        leaves = leaves | 1 << slot if isinstance(node, tuple) else leaves & ~(1 << slot)
-    if leaves != before:
-        spliced[-2:] = leaves.to_bytes(2, "little")
-    return bytes(spliced)
+        place = start + REFERENCE_LENGTH * (bitmap & bit - 1).bit_count()
+        record = record[:place] + name + record[place + REFERENCE_LENGTH :]
+        leaves = leaves | bit if isinstance(node, tuple) else leaves & ~bit
+    return record if leaves == before else record[:-2] + leaves.to_bytes(2, "little")
 
 
 def _children_at(record: bytes, at: int) -> int:

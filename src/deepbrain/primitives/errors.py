@@ -39,6 +39,7 @@ class ArithmeticFailure(DeepBrainError):
     """A checked integer left its range. The dispatcher turns it into `DispatchError::Arithmetic`."""
 
     def __init__(self, kind: ArithmeticKind) -> None:
+        # deterministic: a text for people
         super().__init__(kind.name.lower().replace("_", " "))
         self.kind = kind
 

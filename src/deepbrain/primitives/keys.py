@@ -166,6 +166,7 @@ class Keypair:
         return ss58.encode(self.public, prefix)
 
     def __repr__(self) -> str:
+        # deterministic: keys are made outside blocks
         return f"Keypair({self.scheme.name.lower()}, {self.address()})"
 
 
@@ -212,6 +213,7 @@ def seed_of_phrase(phrase: str, password: str = "") -> bytes:
 
 
 def domain_message(purpose: str, genesis: Hash, payload: bytes) -> bytes:
+    # deterministic: keys are made outside blocks
     """What to sign for `purpose` on the chain of `genesis`, so that it means nothing elsewhere."""
     if not (purpose.isascii() and purpose.replace("-", "").isalnum()):
         raise InvalidKey("a purpose is made of letters, digits and dashes")
@@ -261,10 +263,12 @@ def self_test() -> None:
         key, good = bytes.fromhex(public), bytes.fromhex(signature)
         bad = good[:32] + bytes((good[32] ^ 1,)) + good[33:]
         if not verify(scheme, key, good, message) or verify(scheme, key, bad, message):
+            # deterministic: keys are made outside blocks
             raise InvalidKey(f"the installed {scheme.name.lower()} library is not this chain's")
     for scheme, address in (
         (Scheme.SR25519, "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"),
         (Scheme.ED25519, "5FA9nQDVg267DEd8m1ZypXLBnvN7SFxYwV7ndqSYGiN9TTpu"),
     ):
         if Keypair.from_uri("//Alice", scheme).address() != address:
+            # deterministic: keys are made outside blocks
             raise InvalidKey(f"the installed {scheme.name.lower()} library derives other keys")

@@ -81,6 +81,7 @@ def _junctions(path: str) -> tuple[Junction, ...]:
 
 
 def _chain_code(name: str) -> bytes:
+    # deterministic: keys are made outside blocks
     if name.isascii() and name.isdigit():
         number = int(name)
         if number >> 64:

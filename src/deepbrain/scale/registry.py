@@ -301,4 +301,5 @@ def docs_of(cls: type) -> tuple[str, ...]:
 
 def camel_case(name: str) -> str:
     """`DIVISION_BY_ZERO` → `DivisionByZero`, as variants are written on the chain."""
+    # deterministic: an ASCII name of our own
     return "".join(part.capitalize() for part in name.split("_")) if name.isupper() else name

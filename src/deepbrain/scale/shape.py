@@ -206,4 +206,5 @@ def rebuild(cls: type, values: tuple[Any, ...]) -> Any:
 
 def compile_into(filename: str, source: list[str], scope: dict[str, Any]) -> None:
     """Run generated definitions. The source is made of field names only, which are identifiers."""
+    # deterministic: our own annotations, compiled once
     exec(compile("\n".join(source), filename, "exec"), scope)  # noqa: S102 (generated above)

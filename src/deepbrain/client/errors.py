@@ -57,6 +57,10 @@ class WrongChain(DeepBrainError):
     """The node is not the one expected."""
 
 
+class NotIncluded(DeepBrainError):
+    """An extrinsic was accepted by the pool and is in no block; nothing happened."""
+
+
 class SubmissionUnknown(DeepBrainError):
     """An extrinsic was sent, and neither its inclusion nor its refusal could be seen in time."""
 

@@ -1,0 +1,167 @@
+"""The chain as a program sees it: typed reads, heads, and calls that come back as events."""
+
+import json
+from collections.abc import AsyncIterator
+from importlib import resources
+from types import TracebackType
+from typing import Any, Final, Self
+
+from deepbrain.client.errors import ConnectionLost, WrongChain
+from deepbrain.client.reads import At, unhex
+from deepbrain.client.rpc import CONNECT_SECONDS, Rpc
+from deepbrain.client.submit import (
+    LIFE_BLOCKS,
+    BlockRef,
+    Receipt,
+    Submitter,
+    Wait,
+    head_of,
+    number_of,
+)
+from deepbrain.frame.calls import Call
+from deepbrain.frame.pallet import Pallet
+from deepbrain.primitives.errors import DecodeError
+from deepbrain.primitives.ids import Hash
+from deepbrain.primitives.keys import Keypair
+from deepbrain.runtime.chainspec import ChainSpec
+from deepbrain.runtime.extrinsic import Signing
+from deepbrain.runtime.runtime import Runtime
+from deepbrain.runtime.version import SPEC_NAME, SPEC_VERSION, TRANSACTION_VERSION
+
+SPECS: Final = ("dev", "mainnet")
+
+
+class Client:
+    """One node. Make it with `connect`, use it as a context manager.
+
+    Every method may raise RpcError, NodeUnreachable (nobody answers for 30 s) and DecodeError (the
+    node says what it must not say). Reads survive a broken connection; it is made again by itself.
+    """
+
+    def __init__(self, rpc: Rpc, genesis: Hash, chain_name: str) -> None:
+        self._rpc = rpc
+        self.genesis_hash = genesis
+        """The chain's name for all signatures."""
+        self.chain_name = chain_name
+        """Its name for people, such as `DeepBrain Dev`."""
+        self.runtime_version = SPEC_VERSION
+        """The version of the rules, the node's and ours."""
+        signing = Signing(int(SPEC_VERSION), int(TRANSACTION_VERSION), genesis)
+        self._submitter = Submitter(rpc, signing)
+
+    @classmethod
+    async def connect(
+        cls, url: str, *, genesis: Hash | None = None, seconds: float = CONNECT_SECONDS
+    ) -> Self:
+        """Raises: NodeUnreachable: nobody answers within `seconds`; WrongChain: it is not the chain
+        of `genesis`, or runs other rules than this program.
+        """
+        expected = _Expected(genesis)
+        rpc = await Rpc.open(url, expected.check, seconds=seconds)
+        try:
+            name = str(await rpc.call("system_chain"))
+        except BaseException:
+            await rpc.close()
+            raise
+        if expected.genesis is None:
+            raise AssertionError("every connection is greeted")
+        return cls(rpc, expected.genesis, name)
+
+    async def close(self) -> None:
+        await self._rpc.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def at(self, block: Hash | None = None) -> At:
+        """The state after `block`, or after whichever is newest at each read."""
+        return At(self._rpc, block)
+
+    async def head(self) -> BlockRef:
+        """The newest block, final or not."""
+        return await head_of(self._rpc)
+
+    async def finalized(self) -> BlockRef:
+        """The newest block that can never be undone."""
+        block = Hash(unhex(await self._rpc.call("chain_getFinalizedHead")))
+        header = await self._rpc.call("chain_getHeader", str(block))
+        return BlockRef(number_of(header), block)
+
+    async def heads(self, *, finalized: bool = False) -> AsyncIterator[BlockRef]:
+        """The head now, and every new one; goes on over a broken connection, maybe with a gap."""
+        kind = "FinalizedHeads" if finalized else "NewHeads"
+        while True:
+            try:
+                async with self._rpc.subscribe(
+                    f"chain_subscribe{kind}", unsubscribe=f"chain_unsubscribe{kind}"
+                ) as headers:
+                    async for header in headers:
+                        number = number_of(header)
+                        digest = await self._rpc.call("chain_getBlockHash", int(number))
+                        yield BlockRef(number, Hash(unhex(digest)))
+            except ConnectionLost:
+                continue
+
+    async def submit(
+        self,
+        call: Call,
+        keypair: Keypair,
+        *,
+        tip: int = 0,
+        wait: Wait = "in_block",
+        life: int = LIFE_BLOCKS,
+    ) -> Receipt:
+        """Sign `call`, submit it and return what it did. Safe to call several times at once.
+
+        Raises: CallFailed: it was included and failed, for the reason the pallet declared;
+        InvalidExtrinsic: the node refused it (fees, size); NotIncluded: no block took it within `life`
+        blocks, and none will; SubmissionUnknown: the node went away for good meanwhile.
+        """
+        return await self._submitter.submit(call, keypair, tip=tip, wait=wait, life=life)
+
+    async def request(self, method: str, *params: Any) -> Any:
+        """A bare JSON-RPC request, for what has no method here."""
+        return await self._rpc.call(method, *params)
+
+    def constant(self, pallet: type[Pallet], name: str) -> Any:
+        """A constant of a pallet on this chain. Raises: WrongChain: we have no spec of the chain."""
+        spec = next((spec for spec in _specs() if spec.name == self.chain_name), None)
+        if spec is None:
+            raise WrongChain(f"the figures of the chain {self.chain_name!r} are not known here")
+        return Runtime(spec).constants[pallet.chain_name][name]
+
+
+class _Expected:
+    """What every connection is compared with; the first one teaches the genesis hash."""
+
+    def __init__(self, genesis: Hash | None) -> None:
+        self.genesis = genesis
+
+    async def check(self, rpc: Rpc) -> None:
+        found = Hash(unhex(await rpc.greeting_call("chain_getBlockHash", 0)))
+        if self.genesis is not None and found != self.genesis:
+            raise WrongChain(f"{rpc.url} serves another chain now; name the right node with --node")
+        version = await rpc.greeting_call("state_getRuntimeVersion")
+        if not isinstance(version, dict):
+            raise DecodeError(f"what answers at {rpc.url} is not a DeepBrain node")
+        if version.get("specName") != SPEC_NAME:
+            raise WrongChain(f"{rpc.url} is a node of {version.get('specName')}, not of DeepBrain")
+        if version.get("specVersion") != int(SPEC_VERSION):
+            raise WrongChain(
+                f"{rpc.url} runs version {version.get('specVersion')} of the rules, and this program "
+                f"knows version {int(SPEC_VERSION)}; install the release that matches"
+            )
+        self.genesis = found
+
+
+def _specs() -> list[ChainSpec]:
+    directory = resources.files("deepbrain.runtime") / "specs"
+    return [ChainSpec.parse(json.loads((directory / f"{name}.json").read_text())) for name in SPECS]

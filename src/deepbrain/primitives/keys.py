@@ -212,12 +212,15 @@ def seed_of_phrase(phrase: str, password: str = "") -> bytes:
     return pbkdf2_hmac("sha512", entropy, salt, _PBKDF2_ROUNDS)[:SEED_BYTES]
 
 
+_PURPOSE_LETTERS: Final = b"abcdefghijklmnopqrstuvwxyz-"
+
+
 def domain_message(purpose: str, genesis: Hash, payload: bytes) -> bytes:
-    # deterministic: keys are made outside blocks
     """What to sign for `purpose` on the chain of `genesis`, so that it means nothing elsewhere."""
-    if not (purpose.isascii() and purpose.replace("-", "").isalnum()):
-        raise InvalidKey("a purpose is made of letters, digits and dashes")
-    return b"DBC/" + purpose.encode() + b"/v1" + genesis + payload
+    name = purpose.encode()
+    if not name or name.strip(_PURPOSE_LETTERS):
+        raise InvalidKey("a purpose is made of lower-case letters and dashes")
+    return b"DBC/" + name + b"/v1" + genesis + payload
 
 
 def _public_of(scheme: Scheme, secret: Secret) -> bytes:

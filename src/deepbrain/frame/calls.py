@@ -25,9 +25,12 @@ from typing import (
 )
 
 from deepbrain.frame.origin import Authority, required_origin
+from deepbrain.frame.outer import outer_types
 from deepbrain.frame.weight import EXTRINSIC, READ, WRITE, DispatchClass
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.scale import MAX_DEPTH, Codec, StructField, codec_of
+from deepbrain.scale.definitions import TypeId
+from deepbrain.scale.registry import TypeRegistry
 
 P = ParamSpec("P")
 PalletT = TypeVar("PalletT")
@@ -44,6 +47,10 @@ class Call(NamedTuple):
 
     definition: "CallDefinition"
     arguments: tuple[Any, ...]
+
+    @classmethod
+    def __scale_register__(cls, registry: TypeRegistry) -> TypeId:
+        return outer_types(registry).runtime_call()
 
     @property
     def name(self) -> str:

@@ -22,3 +22,13 @@ class Context:
     journal: Journal
     constants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The figures of the chain's spec: pallet → attribute → value."""
+
+    @classmethod
+    def outside(cls, journal: Journal) -> "Context":
+        """For reading storage outside any block."""
+        return cls(
+            number=BlockNumber(0),
+            parent_hash=Hash(bytes(Hash.SIZE)),
+            author=AccountId(bytes(AccountId.SIZE)),
+            journal=journal,
+        )

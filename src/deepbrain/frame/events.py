@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from deepbrain.frame.journal import Deposited
+from deepbrain.frame.outer import outer_types
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.units import U32
 from deepbrain.scale import Codec, Struct, codec_of, decode_compact, encode_compact
@@ -30,7 +31,7 @@ class EventRecords(bytes):
 
     @classmethod
     def __scale_register__(cls, registry: TypeRegistry) -> TypeId:
-        return registry.register(EventRecords)
+        return outer_types(registry).event_records()
 
 
 def _write(value: EventRecords, out: bytearray) -> None:

@@ -83,8 +83,9 @@ class Pallet:
 
     # What a pallet may do around the extrinsics of a block; it must not fail.
 
-    def on_initialize(self) -> None:
-        """Before the first extrinsic."""
+    def on_initialize(self) -> int:
+        """Before the first extrinsic; gives the picoseconds it took, charged to the block."""
+        return 0
 
     def on_finalize(self) -> None:
         """After the last extrinsic."""

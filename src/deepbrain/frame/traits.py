@@ -41,6 +41,9 @@ class Clock(Protocol):
     def calendar(self) -> Moment:
         """The block's own time."""
 
+    def genesis(self) -> Moment:
+        """The time of block 1."""
+
     def service(self) -> Seconds:
         """Seconds of a running chain: what terms and deadlines are measured in."""
 

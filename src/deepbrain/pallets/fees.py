@@ -7,11 +7,16 @@ weight is what the call declares, whatever it turns out to need.
 Units: planck; weight in picoseconds of the reference CPU.
 """
 
+from typing import Final
+
 from deepbrain.frame.context import Context
 from deepbrain.frame.pallet import Constant, Event, Pallet
 from deepbrain.frame.traits import Payments
 from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.units import Balance
+
+TREASURY: Final = AccountId(b"modldbc/trsy".ljust(AccountId.SIZE, b"\0"))
+"""Nobody has the key of this account."""
 
 
 class TransactionFeePaid(Event, index=0):
@@ -27,7 +32,7 @@ class Fees(Pallet, index=6, name="TransactionPayment"):
     """Planck for a picosecond of weight."""
     length_price: Constant[Balance] = Balance(10**9)
     """Planck for a byte: 10⁻⁶ DBC."""
-    treasury: Constant[AccountId]
+    treasury: Constant[AccountId] = TREASURY
     """The account that fees are paid to."""
 
     def __init__(self, context: Context, payments: Payments) -> None:
@@ -46,6 +51,10 @@ class Fees(Pallet, index=6, name="TransactionPayment"):
         total = fee + tip if tip else fee
         self.payments.pay(who, self.treasury, total)
         return TransactionFeePaid(who=who, actual_fee=total, tip=tip)
+
+    def can_take(self, who: AccountId, fee: Balance, tip: Balance) -> bool:
+        """Whether `take` would succeed."""
+        return self.payments.can_pay(who, fee + tip)
 
     # What other pallets may ask: `traits.Charges`.
 

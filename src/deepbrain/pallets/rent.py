@@ -47,6 +47,7 @@ from deepbrain.frame.pallet import Constant, Event, Pallet
 from deepbrain.frame.schedule import Page, Schedule
 from deepbrain.frame.storage import TWOX_64_CONCAT, Counter, DoubleMap, Map, Unit
 from deepbrain.frame.traits import Charges, Clock, Holds, Offer, Offers, Price
+from deepbrain.frame.weight import READ, WRITE
 from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
 from deepbrain.primitives.units import (
     PLANCK,
@@ -446,17 +447,24 @@ class Rent(Pallet, index=30):
 
     # What is due by itself.
 
-    def on_initialize(self) -> None:
+    def on_initialize(self) -> int:
         """End what is over and forget what has ended long ago, a bounded number a block."""
-        now = self.clock.service()
+        now, before = self.clock.service(), self.due_cursor.get()
+        taken = 0
         for order_id in self.schedule.take(now, entries=DUE_PER_BLOCK, seconds=SECONDS_PER_BLOCK):
-            mark = self.context.journal.mark()
-            try:
-                self._come_up(order_id, now)
-            except FAILURES:
-                self.context.journal.rollback(mark)
-                self.parked[order_id] = ()
-                self.emit(OrderParked(order=order_id))
+            taken += 1
+            self._try_due(order_id, now)
+        return READ * (self.due_cursor.get() - before) + taken * (12 * READ + 9 * WRITE)
+
+    def _try_due(self, order_id: OrderId, now: Seconds) -> None:
+        """Do what is due, or park the order: one that fails must not stop the others."""
+        mark = self.context.journal.mark()
+        try:
+            self._come_up(order_id, now)
+        except FAILURES:
+            self.context.journal.rollback(mark)
+            self.parked[order_id] = ()
+            self.emit(OrderParked(order=order_id))
 
     def _come_up(self, order_id: OrderId, now: Seconds) -> None:
         """Do what is due about an order, if anything still is.

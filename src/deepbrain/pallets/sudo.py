@@ -1,7 +1,7 @@
 """Sudo: the root key, and the day it dies.
 
-Until `root_sunset` one key may make root calls. From then on the runtime refuses every one of them,
-and nobody can move the date: it is a constant of the chain.
+One key may make root calls until the chain is `root_lifetime` old. From then on the runtime refuses
+every one of them, and nobody can move the date: it is a constant of the chain.
 Units: calendar time in milliseconds.
 """
 
@@ -36,8 +36,8 @@ class SunsetPassed(PalletError, index=1):
 
 
 class Sudo(Pallet, index=8):
-    root_sunset: Constant[Moment]
-    """From this time on no root call is possible, in milliseconds since the Unix epoch."""
+    root_lifetime: Constant[Moment] = Moment(365 * 24 * 3600 * 1000)
+    """How long after block 1 root calls are possible, in milliseconds: 365 days."""
 
     key: Maybe[AccountId]
     """The root key."""
@@ -48,7 +48,7 @@ class Sudo(Pallet, index=8):
 
     @call(
         0,
-        reads=2,
+        reads=3,
         writes=0,
         size=lambda call: call.weight,
         dispatch_class=DispatchClass.OPERATIONAL,
@@ -61,7 +61,7 @@ class Sudo(Pallet, index=8):
             raise failure
         self.emit(Sudid())
 
-    @call(1, reads=2, writes=1, dispatch_class=DispatchClass.OPERATIONAL)
+    @call(1, reads=3, writes=1, dispatch_class=DispatchClass.OPERATIONAL)
     def set_key(self, who: Signed, new: AccountId) -> None:
         """Hand the root key on. Cost: O(1)."""
         self._ensure_root(who)
@@ -69,5 +69,9 @@ class Sudo(Pallet, index=8):
         self.emit(KeyChanged(new=new))
 
     def _ensure_root(self, who: AccountId) -> None:
-        ensure(self.clock.calendar() < self.root_sunset, SunsetPassed)
+        ensure(self.clock.calendar() < self.root_sunset(), SunsetPassed)
         ensure(who == self.key.get(), RequireSudo)
+
+    def root_sunset(self) -> Moment:
+        """From this calendar time on no root call is possible."""
+        return self.clock.genesis() + self.root_lifetime

@@ -25,7 +25,7 @@ from deepbrain.frame.header import NO_DIGEST, Digest, RuntimeEnvironmentUpdated,
 from deepbrain.frame.origin import Root, Signed
 from deepbrain.frame.pallet import Constant, Event, Pallet
 from deepbrain.frame.storage import TWOX_64_CONCAT, Map, Maybe, Value
-from deepbrain.frame.weight import DispatchClass, DispatchInfo, Weight
+from deepbrain.frame.weight import READ, WRITE, DispatchClass, DispatchInfo, Weight
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import AccountId, FixedBytes, Hash
 from deepbrain.primitives.units import U8, U16, U32, BlockNumber
@@ -67,7 +67,7 @@ class RuntimeVersion(Struct):
     impl_version: U32
     apis: tuple[tuple[ApiId, U32], ...]
     transaction_version: U32
-    state_version: U8
+    system_version: U8
 
 
 class WeightsPerClass(Struct):
@@ -245,7 +245,7 @@ class System(Pallet, index=0):
 
     # Hooks.
 
-    def on_initialize(self) -> None:
+    def on_initialize(self) -> int:
         """Open the block: its place in the chain, and the hash of the one before."""
         number = self.context.number
         self.number.put(number)
@@ -258,12 +258,18 @@ class System(Pallet, index=0):
         upgrade = self.upgrade.get()
         if upgrade is not None and upgrade.block == number:
             self._take_over(upgrade)
+        return 8 * WRITE + READ
 
     def close_block(self, extrinsics_root: Hash, events: EventRecords, count: int) -> None:
         """Store what the header and the block's readers need; the last write of a block."""
         self.extrinsics_root.put(extrinsics_root)
         self.events.put(events)
         self.event_count.put(U32(count))
+
+    def upgraded(self) -> bool:
+        """Whether a new runtime took over with this block."""
+        logs = self.digest.get().logs
+        return any(isinstance(item, RuntimeEnvironmentUpdated) for item in logs)
 
     def set_runtime(self, source: Hash) -> None:
         """Name this runtime as the one that makes blocks: at genesis and at an upgrade."""

@@ -58,13 +58,18 @@ class Timestamp(Pallet, index=2):
         """The time of this block."""
         return self.now.get()
 
+    def genesis(self) -> Moment:
+        """The time of block 1."""
+        return self.first.get()
+
     def service(self) -> Seconds:
         """Service time, in whole seconds."""
         return Seconds(int(self.service_ms.get()) // 1000)
 
     def earliest(self) -> Moment:
-        """The earliest time that the next block may have."""
-        return self.now.get() + self.minimum_period
+        """The earliest time that the next block may have; 0 for the first."""
+        now = self.now.get()
+        return now + self.minimum_period if now else now
 
     def try_state(self) -> Iterator[str]:
         if self.service_ms.get() > self.now.get() - self.first.get():

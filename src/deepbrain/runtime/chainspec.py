@@ -1,0 +1,99 @@
+"""A chain's figures, from its spec file: who it is, its constants, and what is there at genesis.
+
+The file is JSON, `runtime/specs/<id>.json`; whoever loads it passes the parsed dict. Money is in
+planck, accounts are addresses, everything is checked here. Units of constants: see their pallets.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Final, get_args, get_origin
+
+from deepbrain.primitives import ss58
+from deepbrain.primitives.errors import DeepBrainError
+from deepbrain.primitives.ids import AccountId, FixedBytes
+from deepbrain.primitives.units import Balance, MicroUsd, Moment, Unsigned
+from deepbrain.scale import StructType, fields_of
+
+_KEYS: Final = ("constants", "genesis", "id", "name", "target_interval_ms", "type")
+
+
+class BadChainSpec(DeepBrainError):
+    """A chain spec is not what it should be; the text says where."""
+
+
+class ChainType(Enum):
+    """What a chain is for, as wallets ask."""
+
+    DEVELOPMENT = "Development"
+    LOCAL = "Local"
+    LIVE = "Live"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainSpec:
+    """One chain."""
+
+    id: str
+    name: str
+    type: ChainType
+    target_interval: Moment
+    """Milliseconds between blocks, as planned."""
+    constants: Mapping[str, Mapping[str, Any]]
+    """Pallet → constant → value as in the file; `runtime` gives them their types."""
+    balances: tuple[tuple[AccountId, Balance], ...]
+    """Who has what at genesis, in order of the file."""
+    root: AccountId | None
+    """None: the chain has no root key from its first day."""
+    micro_usd_per_dbc: MicroUsd
+
+    @classmethod
+    def parse(cls, file: Mapping[str, Any]) -> "ChainSpec":
+        """Raises: BadChainSpec."""
+        if tuple(sorted(file)) != _KEYS:
+            raise BadChainSpec(f"a chain spec has exactly these keys: {', '.join(_KEYS)}")
+        genesis = file["genesis"]
+        balances = tuple(
+            (from_json(AccountId, who, "genesis.balances"), from_json(Balance, amount, who))
+            for who, amount in genesis["balances"].items()
+        )
+        return cls(
+            id=from_json(str, file["id"], "id"),
+            name=from_json(str, file["name"], "name"),
+            type=ChainType(file["type"]),
+            target_interval=from_json(Moment, file["target_interval_ms"], "target_interval_ms"),
+            constants=file["constants"],
+            balances=balances,
+            root=_optional(AccountId, genesis["root"], "genesis.root"),
+            micro_usd_per_dbc=from_json(
+                MicroUsd, genesis["micro_usd_per_dbc"], "genesis.micro_usd_per_dbc"
+            ),
+        )
+
+
+def _optional(hint: Any, value: Any, where: str) -> Any:
+    return None if value is None else from_json(hint, value, where)
+
+
+def from_json(hint: Any, value: Any, where: str) -> Any:
+    """A value of the file as the type it stands for. Raises: BadChainSpec."""
+    if get_origin(hint) is Annotated:
+        return from_json(get_args(hint)[0], value, where)
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(from_json(get_args(hint)[0], item, where) for item in value)
+    if isinstance(hint, StructType) and isinstance(value, dict):
+        return hint(
+            **{
+                field.name: from_json(field.hint, value[field.name], f"{where}.{field.name}")
+                for field in fields_of(hint)
+            }
+        )
+    if hint is AccountId and isinstance(value, str):
+        return ss58.decode(value)
+    if isinstance(hint, type) and issubclass(hint, FixedBytes) and isinstance(value, str):
+        return hint.from_hex(value)
+    if isinstance(hint, type) and issubclass(hint, Unsigned) and type(value) is int:
+        return hint(value)
+    if hint in (str, bool) and type(value) is hint:
+        return value
+    raise BadChainSpec(f"{where} is not a {getattr(hint, '__name__', hint)}")

@@ -1,0 +1,449 @@
+"""What happens to a block: pure functions of a state, a context and extrinsics.
+
+    validate(reader, head, extrinsic)                 may it enter the next block, or a later one?
+    builder(reader, context)  push … finish           make a block, extrinsic by extrinsic
+    apply_block(reader, context, extrinsics)          what comes of a block that somebody made
+
+An extrinsic that is paid for is included, whether its call succeeds or fails. Whatever a call raises
+that is no declared failure is a bug: `BlockBuilder.push` lets it out with the block as it was before,
+`propose` drops the extrinsic, and `apply_block` lets it out: such a block is no block.
+"""
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from deepbrain.frame.calls import CallDefinition
+from deepbrain.frame.dispatch import DispatchError, wire_error
+from deepbrain.frame.events import FINALIZATION, INITIALIZATION
+from deepbrain.frame.header import Digest
+from deepbrain.frame.journal import Deposited
+from deepbrain.frame.origin import INHERENT
+from deepbrain.frame.weight import EXTRINSIC, DispatchClass, DispatchInfo, Pays, Weight
+from deepbrain.pallets.system import NO_HASH, ExtrinsicFailed, ExtrinsicSuccess
+from deepbrain.pallets.timestamp import Timestamp
+from deepbrain.primitives.ids import AccountId, Hash
+from deepbrain.primitives.keys import Scheme, Signature, verify
+from deepbrain.primitives.units import U64, Balance, BlockNumber, Moment, Nonce
+from deepbrain.runtime.errors import Invalid, InvalidBlock, InvalidTransaction
+from deepbrain.runtime.extrinsic import Extrinsic, Signed, Signing, decode_extrinsic, inherent
+from deepbrain.runtime.limits import Room
+from deepbrain.runtime.runtime import Runtime, RuntimeBlock
+from deepbrain.state.store import Reader
+from deepbrain.state.trie import ordered_root
+
+NOBODY: Final[frozenset[Hash]] = frozenset()
+"""No signature is known to be good."""
+
+_OPERATIONAL_PRIORITY: Final = 1 << 62
+_FOR_EVER: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockContext:
+    """All that a block depends on beside its parent's state and its extrinsics."""
+
+    number: BlockNumber
+    parent_hash: Hash
+    moment: Moment
+    """Calendar time: what the block's `Timestamp.set` says."""
+    author: AccountId
+
+
+class Check(NamedTuple):
+    """A signature to check; the only thing `validate` may leave to somebody else."""
+
+    scheme: Scheme
+    public: AccountId
+    signature: Signature
+    message: bytes
+
+    def holds(self) -> bool:
+        """Whether it is good. Cost: about 40 µs."""
+        return verify(self.scheme, self.public, self.signature, self.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validity:
+    """An extrinsic that may enter a block, if its signature is good."""
+
+    extrinsic: Extrinsic
+    sender: AccountId
+    nonce: Nonce
+    state_nonce: Nonce
+    """The sender's next nonce; where `nonce` is above it, others must come first."""
+    tip: Balance
+    weight: int
+    fee: Balance
+    priority: int
+    """Tip per weight; operational calls first."""
+    longevity: int
+    """The first block too late for it."""
+    check: Check
+
+    @property
+    def hash(self) -> Hash:
+        return self.extrinsic.hash
+
+    @property
+    def provides(self) -> tuple[bytes, ...]:
+        """Tags: what others may wait for."""
+        return (_tag(self.sender, self.nonce),)
+
+    @property
+    def requires(self) -> tuple[bytes, ...]:
+        """Tags: what must come first."""
+        if self.nonce <= self.state_nonce:
+            return ()
+        return (_tag(self.sender, Nonce(int(self.nonce) - 1)),)
+
+
+def _tag(sender: AccountId, nonce: Nonce) -> bytes:
+    return bytes(sender) + int(nonce).to_bytes(4, "little")
+
+
+class Receipt(NamedTuple):
+    """What came of an extrinsic in a block."""
+
+    hash: Hash
+    success: bool
+    error: DispatchError | None
+    events: tuple[Deposited, ...]
+    weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockOutcome:
+    """What came of a block; with the state root, all that its header needs."""
+
+    changes: dict[bytes, bytes | None]
+    extrinsics: tuple[bytes, ...]
+    """The body: inherents first."""
+    receipts: tuple[Receipt, ...]
+    """One for each of `extrinsics`."""
+    extrinsics_root: Hash
+    digest: Digest
+    weight: int
+    """Picoseconds of the reference CPU."""
+    upgraded: bool
+    """Whether a new runtime made this block."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A block made from candidates."""
+
+    extrinsics: tuple[bytes, ...]
+    """Those taken, inherents left out."""
+    bad: tuple[bytes, ...]
+    """Those that can never enter, or hit a bug: to be banned."""
+    outcome: BlockOutcome
+
+
+class Executive:
+    """One runtime at work."""
+
+    def __init__(self, runtime: Runtime, genesis: Hash) -> None:
+        self.runtime = runtime
+        self.signing = runtime.signing(genesis)
+
+    def decode(self, raw: bytes) -> Extrinsic:
+        """Raises: DecodeError."""
+        return decode_extrinsic(raw, self.runtime.calls)
+
+    def validator(self, reader: Reader, head: Hash) -> "Validator":
+        """Judges extrinsics on top of the state of block `head`; make one a head, for many."""
+        return Validator(self, reader, head)
+
+    def validate(
+        self, reader: Reader, head: Hash, raw: bytes, verified: Container[Hash] = NOBODY
+    ) -> Validity:
+        """Judge one extrinsic, its signature included unless its hash is `verified`.
+
+        Raises: DecodeError, InvalidTransaction.
+        """
+        validity = self.validator(reader, head).validate(raw)
+        if validity.hash not in verified and not validity.check.holds():
+            raise InvalidTransaction(Invalid.BAD_PROOF)
+        return validity
+
+    def inherents(self, context: BlockContext) -> list[bytes]:
+        """The extrinsics that the block itself makes; the first of its body, in this order."""
+        return [inherent(Timestamp.set.make(now=context.moment))]
+
+    def earliest(self, reader: Reader) -> Moment:
+        """The earliest moment that the block after this state may have."""
+        return self.runtime.at(reader, NO_HASH).timestamp.earliest()
+
+    def context_of(
+        self, number: BlockNumber, parent_hash: Hash, author: AccountId, body: Sequence[bytes]
+    ) -> BlockContext:
+        """The context of a block that somebody made, its moment read from its body.
+
+        Raises: InvalidBlock: it does not start with its time.
+        """
+        call = self.decode(body[0]).call if body else None
+        if call is None or call.definition is not Timestamp.set.definition:
+            raise InvalidBlock("a block starts with its time")
+        moment = Moment(call.arguments[0])
+        return BlockContext(number=number, parent_hash=parent_hash, moment=moment, author=author)
+
+    def builder(
+        self, reader: Reader, context: BlockContext, verified: Container[Hash] = NOBODY
+    ) -> "BlockBuilder":
+        """A block with its hooks run and its inherents in. Raises: InvalidBlock."""
+        builder = BlockBuilder(self, reader, context, verified)
+        for raw in self.inherents(context):
+            builder.push_inherent(self.decode(raw))
+        return builder
+
+    def apply_block(
+        self,
+        reader: Reader,
+        context: BlockContext,
+        extrinsics: Sequence[bytes | Extrinsic],
+        verified: Container[Hash] = NOBODY,
+    ) -> BlockOutcome:
+        """What comes of a whole block, inherents included. Raises: InvalidBlock."""
+        decoded = [self._decoded(extrinsic) for extrinsic in extrinsics]
+        inherents = self.inherents(context)
+        if [extrinsic.raw for extrinsic in decoded[: len(inherents)]] != inherents:
+            raise InvalidBlock("a block starts with its inherents, as its context gives them")
+        builder = self.builder(reader, context, verified)
+        for extrinsic in decoded[len(inherents) :]:
+            try:
+                builder.push(extrinsic)
+            except InvalidTransaction as error:
+                raise InvalidBlock(f"extrinsic {extrinsic.hash}: {error}") from error
+        return builder.finish()
+
+    def propose(
+        self,
+        reader: Reader,
+        context: BlockContext,
+        candidates: Iterable[bytes | Extrinsic],
+        verified: Container[Hash] = NOBODY,
+    ) -> Proposal:
+        """Make a block of the candidates that fit and run. Raises: InvalidBlock: the time is wrong."""
+        builder = self.builder(reader, context, verified)
+        taken, bad = [], []
+        for candidate in candidates:
+            raw = candidate.raw if isinstance(candidate, Extrinsic) else candidate
+            try:
+                builder.push(self._decoded(candidate))
+                taken.append(raw)
+            except InvalidTransaction as error:
+                if error.kind not in _LATER:
+                    bad.append(raw)
+            # What a proposer leaves out is its own choice, no result: a bug only costs the extrinsic.
+            except Exception:  # noqa: BLE001 determinism: allow
+                bad.append(raw)
+        return Proposal(extrinsics=tuple(taken), bad=tuple(bad), outcome=builder.finish())
+
+    def _decoded(self, extrinsic: bytes | Extrinsic) -> Extrinsic:
+        return extrinsic if isinstance(extrinsic, Extrinsic) else self.decode(extrinsic)
+
+
+_LATER: Final = (Invalid.FUTURE, Invalid.EXHAUSTS_RESOURCES)
+"""Why a good extrinsic may have to wait for another block."""
+
+
+class Validator:
+    """Judges extrinsics for the block after one state. Writes nothing."""
+
+    def __init__(self, executive: Executive, reader: Reader, head: Hash) -> None:
+        self._runtime = executive.runtime
+        self._signing = executive.signing
+        self._block = self._runtime.at(reader, head)
+        self.number = self._block.context.number
+        """The block that is judged for."""
+
+    def nonce_of(self, who: AccountId) -> Nonce:
+        """The account's next nonce."""
+        return self._block.system.account_of(who).nonce
+
+    def validate(self, raw: bytes | Extrinsic) -> Validity:
+        """All but the signature, cheapest first. Raises: DecodeError, InvalidTransaction."""
+        extrinsic = (
+            raw if isinstance(raw, Extrinsic) else decode_extrinsic(raw, self._runtime.calls)
+        )
+        signed = extrinsic.signed
+        if signed is None:
+            raise InvalidTransaction(Invalid.CALL)
+        birth = birth_hash(self._block, signed, self._signing)
+        state_nonce = self.nonce_of(signed.signer)
+        if signed.nonce < state_nonce:
+            raise InvalidTransaction(Invalid.STALE)
+        definition, weight = extrinsic.call.definition, weight_of(extrinsic)
+        Room(self._runtime.limits).check(definition.dispatch_class, weight, len(extrinsic.raw))
+        fee = self._block.fees.fee_of(weight, len(extrinsic.raw))
+        if not self._block.fees.can_take(signed.signer, fee, signed.tip):
+            raise InvalidTransaction(Invalid.PAYMENT)
+        death = signed.era.death(int(self.number))
+        return Validity(
+            extrinsic=extrinsic,
+            sender=signed.signer,
+            nonce=signed.nonce,
+            state_nonce=state_nonce,
+            tip=signed.tip,
+            weight=weight,
+            fee=fee,
+            priority=priority_of(definition, signed.tip, weight),
+            longevity=_FOR_EVER if death is None else death,
+            check=check_of(
+                extrinsic,
+                signed,
+                self._signing.payload(extrinsic.raw[extrinsic.call_at :], signed.extra, birth),
+            ),
+        )
+
+
+class BlockBuilder:
+    """A block being made."""
+
+    def __init__(
+        self,
+        executive: Executive,
+        reader: Reader,
+        context: BlockContext,
+        verified: Container[Hash],
+    ) -> None:
+        self._runtime = executive.runtime
+        self._signing = executive.signing
+        self._verified = verified
+        self.block = self._runtime.block(
+            reader,
+            number=context.number,
+            parent_hash=context.parent_hash,
+            author=context.author,
+        )
+        self._journal = self.block.context.journal
+        self.room = Room(self._runtime.limits)
+        self._body: list[bytes] = []
+        self._receipts: list[Receipt] = []
+        for pallet in self.block.pallets.values():
+            self.room.weight += pallet.on_initialize()
+        self._before = list(self._journal.events)
+        self._upgraded = self.block.system.upgraded()
+
+    def push_inherent(self, extrinsic: Extrinsic) -> Receipt:
+        """Include an extrinsic of the block's own. Raises: InvalidBlock: it fails."""
+        start = len(self._journal.events)
+        failure = self.block.dispatch(extrinsic.call, INHERENT)
+        if failure is not None:
+            raise InvalidBlock(f"{extrinsic.call.name}: {failure}")
+        return self._include(extrinsic, start, weight_of(extrinsic), None)
+
+    def push(self, extrinsic: Extrinsic) -> Receipt:
+        """Include an extrinsic. Whatever this raises, the block is as it was before.
+
+        Raises: InvalidTransaction: it may not enter now; anything else: a bug of a call.
+        """
+        mark = self._journal.mark()
+        included = False
+        try:
+            receipt = self._apply(extrinsic)
+            included = True
+        finally:
+            if not included:
+                self._journal.rollback(mark)
+        return receipt
+
+    def _apply(self, extrinsic: Extrinsic) -> Receipt:
+        signed, call = extrinsic.signed, extrinsic.call
+        if signed is None:
+            raise InvalidTransaction(Invalid.CALL)
+        block, weight = self.block, weight_of(extrinsic)
+        start = len(self._journal.events)
+        birth = birth_hash(block, signed, self._signing)
+        info = block.system.account_of(signed.signer)
+        if signed.nonce != info.nonce:
+            raise InvalidTransaction(Invalid.STALE if signed.nonce < info.nonce else Invalid.FUTURE)
+        self.room.check(call.definition.dispatch_class, weight, len(extrinsic.raw))
+        fee = block.fees.fee_of(weight, len(extrinsic.raw))
+        if not block.fees.can_take(signed.signer, fee, signed.tip):
+            raise InvalidTransaction(Invalid.PAYMENT)
+        if extrinsic.hash not in self._verified:
+            message = self._signing.payload(extrinsic.raw[extrinsic.call_at :], signed.extra, birth)
+            if not check_of(extrinsic, signed, message).holds():
+                raise InvalidTransaction(Invalid.BAD_PROOF)
+        block.system.count_extrinsic(signed.signer, info)
+        paid = block.fees.take(signed.signer, fee, signed.tip)
+        failure = block.dispatch(call, signed.signer)
+        block.fees.emit(paid)
+        error = None if failure is None else wire_error(failure, self._runtime.pallet_of_error)
+        return self._include(extrinsic, start, weight, error)
+
+    def _include(
+        self, extrinsic: Extrinsic, start: int, weight: int, error: DispatchError | None
+    ) -> Receipt:
+        info = DispatchInfo(
+            weight=Weight(ref_time=U64(weight)),
+            class_=extrinsic.call.definition.dispatch_class,
+            pays_fee=Pays.NO if extrinsic.signed is None else Pays.YES,
+        )
+        system = self.block.system
+        if error is None:
+            system.emit(ExtrinsicSuccess(dispatch_info=info))
+        else:
+            system.emit(ExtrinsicFailed(dispatch_error=error, dispatch_info=info))
+        events = tuple(self._journal.events[start:])
+        receipt = Receipt(extrinsic.hash, error is None, error, events, weight)
+        self.room.take(weight, len(extrinsic.raw))
+        self._body.append(extrinsic.raw)
+        self._receipts.append(receipt)
+        return receipt
+
+    def finish(self) -> BlockOutcome:
+        """Run the closing hooks and seal the block's own records."""
+        start = len(self._journal.events)
+        for pallet in self.block.pallets.values():
+            pallet.on_finalize()
+        phases = [(INITIALIZATION, self._before)]
+        phases += [(n, list(receipt.events)) for n, receipt in enumerate(self._receipts)]
+        phases.append((FINALIZATION, self._journal.events[start:]))
+        records, count = self._runtime.events.encode(phases)
+        system = self.block.system
+        root = ordered_root(self._body, version=0)
+        system.close_block(root, records, count)
+        return BlockOutcome(
+            changes=self._journal.changes(),
+            extrinsics=tuple(self._body),
+            receipts=tuple(self._receipts),
+            extrinsics_root=root,
+            digest=system.digest.get(),
+            weight=self.room.weight,
+            upgraded=self._upgraded,
+        )
+
+
+def weight_of(extrinsic: Extrinsic) -> int:
+    """Picoseconds that an extrinsic is charged for."""
+    definition, arguments = extrinsic.call
+    fixed = definition.fixed_weight
+    return EXTRINSIC + definition.weight_of(arguments) if fixed is None else fixed
+
+
+def priority_of(definition: CallDefinition, tip: Balance, weight: int) -> int:
+    """Tip per microsecond, operational calls above all others; at most 64 bits."""
+    base = 0 if definition.dispatch_class is DispatchClass.NORMAL else _OPERATIONAL_PRIORITY
+    return min(base + int(tip) * 10**6 // weight, _FOR_EVER)
+
+
+def check_of(extrinsic: Extrinsic, signed: Signed, message: bytes) -> Check:
+    """The signature of an extrinsic."""
+    return Check(signed.scheme, signed.signer, signed.signature, message)
+
+
+def birth_hash(block: RuntimeBlock, signed: Signed, signing: Signing) -> Hash:
+    """The block hash that an extrinsic's era makes it sign. Raises: InvalidTransaction."""
+    if signed.era.is_immortal:
+        return signing.genesis
+    context = block.context
+    birth = signed.era.birth(int(context.number))
+    if birth + 1 == context.number:
+        return context.parent_hash
+    found = block.system.block_hash.get(birth)
+    if found is None:
+        raise InvalidTransaction(Invalid.ANCIENT_BIRTH_BLOCK)
+    return found

@@ -50,7 +50,15 @@ def measure(keys: int = 100_000, batches: tuple[int, ...] = (20, 200, 2000)) -> 
 def _commit_genesis(store: LmdbStore, rng: random.Random, names: list[bytes]) -> None:
     changes = {name: rng.randbytes(VALUE_LENGTH) for name in names}
     update = compute_root(EmptyState(), changes)
-    store.commit(Commit(number=0, root=update.root, changes=changes, branches=update.branches))
+    store.commit(
+        Commit(
+            number=0,
+            root=update.root,
+            changes=changes,
+            branches=update.branches,
+            before=update.before,
+        )
+    )
 
 
 def _measure_batch(store: LmdbStore, rng: random.Random, names: list[bytes], batch: int) -> Cost:
@@ -65,7 +73,13 @@ def _measure_batch(store: LmdbStore, rng: random.Random, names: list[bytes], bat
             update = compute_root(before, changes)
         middle = time.process_time()
         store.commit(
-            Commit(number=number, root=update.root, changes=changes, branches=update.branches)
+            Commit(
+                number=number,
+                root=update.root,
+                changes=changes,
+                branches=update.branches,
+                before=update.before,
+            )
         )
         ended = time.process_time()
         roots.append((middle - started) / len(changes))

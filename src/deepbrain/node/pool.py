@@ -23,6 +23,7 @@ from deepbrain.node.signatures import Check, Signatures
 from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import AccountId, Hash
+from deepbrain.runtime.extrinsic import Extrinsic
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Examined:
     priority: int
     expires: int
     check: Check
+    decoded: Extrinsic | None = None
 
 
 class Examiner(Protocol):
@@ -100,8 +102,8 @@ class Pool:
         self._watchers: dict[Hash, list[Watcher]] = {}
         self._own: set[Hash] = set()
         self._journal: PoolJournal | None = None
-        self.on_ready: Callable[[], None] = lambda: None
-        """Called when there is something new to put into a block."""
+        self.on_admitted: Callable[[Sequence[bytes]], None] = lambda extrinsics: None
+        """Called with what is new in the pool."""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -129,9 +131,9 @@ class Pool:
         entries = self._queue.entries()
         return [entry.extrinsic for entry in entries if entry.hash in self._own]
 
-    def candidates(self, limit: int) -> list[bytes]:
+    def candidates(self, limit: int) -> list[bytes | Extrinsic]:
         """At most `limit` extrinsics for the next block, best first."""
-        return [entry.extrinsic for entry in self._queue.candidates(limit)]
+        return [entry.decoded or entry.extrinsic for entry in self._queue.candidates(limit)]
 
     def next_nonce(self, account: AccountId) -> int:
         """The nonce that the account's next extrinsic should have, the pool's counted."""
@@ -165,9 +167,8 @@ class Pool:
                 examined.append((at, answer))
             else:
                 outcomes[at] = answer
-        checking = asyncio.ensure_future(
-            self._signatures.verify([answer.check for _, answer in examined])
-        )
+        checks = [answer.check for _, answer in examined]
+        checking = asyncio.create_task(self._signatures.verify(checks))
         async with self._arrivals:
             good = await checking
             for (at, answer), valid in zip(examined, good, strict=True):
@@ -180,7 +181,7 @@ class Pool:
         if admitted:
             if self._journal is not None:
                 self._journal.append(admitted)
-            self.on_ready()
+            self.on_admitted(admitted)
         return [outcome for outcome in outcomes if outcome is not None]
 
     def unwatch(self, digest: Hash, watcher: Watcher) -> None:
@@ -259,6 +260,7 @@ class Pool:
             nonce=examined.nonce,
             priority=examined.priority,
             expires=examined.expires,
+            decoded=examined.decoded,
         )
         try:
             change = self._queue.insert(entry, state_nonce)

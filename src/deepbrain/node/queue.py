@@ -2,7 +2,7 @@
 
 Each sender has a lane: its extrinsics by nonce. Those without a gap from the account's nonce on are
 *ready*, the rest *future*. Blocks take ready extrinsics by priority, each sender's by nonce. This
-module knows bytes and numbers only, and no runtime.
+module asks nothing of the chain.
 """
 
 import heapq
@@ -13,6 +13,7 @@ from typing import Final
 
 from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.ids import AccountId, Hash
+from deepbrain.runtime.extrinsic import Extrinsic
 
 REPLACEMENT_PERCENT: Final = 110
 """What a replacement must offer, in percent of the priority it replaces."""
@@ -56,6 +57,8 @@ class Pooled:
     nonce: int
     priority: int
     expires: int
+    decoded: Extrinsic | None = None
+    """So that a block need not decode it again."""
     order: int = 0
     """Arrival, counted; older goes first among equals."""
     ready: bool = False

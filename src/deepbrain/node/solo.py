@@ -44,7 +44,7 @@ class SoloEngine:
         self._arrived = asyncio.Event()
 
     def announce(self, extrinsics: Sequence[bytes]) -> None:
-        if extrinsics:
+        if self._ledger.waiting:
             self._arrived.set()
 
     async def run(self) -> None:

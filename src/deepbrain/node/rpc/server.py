@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -86,7 +87,7 @@ class RpcServer:
         except OSError as error:
             raise NodeError(
                 f"The RPC port {self._bind.host}:{self._bind.port} cannot be opened "
-                f"({error.strerror or error}); stop what uses it or pass another --rpc-port."
+                f"({os.strerror(error.errno or 0)}); stop what uses it or pass another --rpc-port."
             ) from error
 
     async def stop(self) -> None:

@@ -1,0 +1,82 @@
+"""`python -m deepbrain.node`: one node in this process, until it is told to stop."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from deepbrain.node.errors import NodeError
+from deepbrain.node.node import Node, NodeConfig, load_spec, run_until
+from deepbrain.node.rpc.server import Bind
+from deepbrain.primitives import ss58
+from deepbrain.primitives.errors import InvalidKey
+from deepbrain.state.errors import StoreError
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    logging.basicConfig(
+        level=options.log.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        asyncio.run(_run(_config(options)))
+    except (NodeError, StoreError, InvalidKey) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m deepbrain.node", description=__doc__)
+    parser.add_argument("--spec", default="dev", help="dev, mainnet, or a JSON file")
+    parser.add_argument("--data", type=Path, help="data directory; in memory without it")
+    parser.add_argument("--rpc-host", default="127.0.0.1")
+    parser.add_argument("--rpc-port", type=int, default=9944, help="0 lets the system choose")
+    parser.add_argument(
+        "--rpc-origin", action="append", default=[], help="a web page's origin that may connect"
+    )
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between empty blocks")
+    parser.add_argument("--archive", action="store_true", help="keep the state of every block")
+    parser.add_argument("--author", help="address of the block maker")
+    parser.add_argument("--log", default="warning", choices=("debug", "info", "warning", "error"))
+    return parser
+
+
+def _config(options: argparse.Namespace) -> NodeConfig:
+    if not 0.01 <= options.interval <= 3600:
+        raise NodeError("The --interval must be between 0.01 and 3600 seconds.")
+    if not 0 <= options.rpc_port <= 65535:
+        raise NodeError("The --rpc-port must be between 0 and 65535.")
+    return NodeConfig(
+        spec=load_spec(options.spec),
+        data=options.data,
+        bind=Bind(options.rpc_host, options.rpc_port, tuple(options.rpc_origin)),
+        interval=options.interval,
+        archive=options.archive,
+        author=None if options.author is None else ss58.decode(options.author),
+    )
+
+
+async def _run(config: NodeConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await run_until(config, stop, _say_ready)
+
+
+def _say_ready(node: Node) -> None:
+    """One line on standard output: whoever started the node may go on."""
+    host, head = node.config.bind.host, node.chain.head
+    shown = f"[{host}]" if ":" in host else host
+    sys.stdout.write(
+        f"ready rpc=ws://{shown}:{node.server.port} genesis={node.chain.genesis_hash} "
+        f"head={head.number}\n"
+    )
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

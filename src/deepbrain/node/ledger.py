@@ -1,0 +1,79 @@
+"""Chain and pool together, as an engine drives them.
+
+Blocks run on one executor thread; the pool and everything that clients hear run on the event loop. One
+call at a time: an engine awaits each before the next.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from deepbrain.node.chain import Chain, Head, Order
+from deepbrain.node.pool import Pool
+from deepbrain.primitives.hashing import blake2_256
+from deepbrain.primitives.ids import AccountId
+from deepbrain.primitives.units import Moment
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_CANDIDATES: Final = 8192
+"""More than a block's weight has room for."""
+
+
+class NodeLedger:
+    """An engine's `Ledger`."""
+
+    def __init__(self, chain: Chain, pool: Pool) -> None:
+        self._chain = chain
+        self._pool = pool
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="chain")
+
+    @property
+    def head(self) -> Head:
+        return self._chain.head
+
+    @property
+    def earliest(self) -> Moment:
+        return self._chain.earliest
+
+    @property
+    def waiting(self) -> int:
+        return self._pool.ready
+
+    async def propose(self, moment: Moment, author: AccountId) -> tuple[bytes, ...]:
+        candidates = self._pool.candidates(MAX_CANDIDATES)
+        proposal = await self._run(
+            lambda: self._chain.propose(moment, author, candidates, self._pool)
+        )
+        for bad in proposal.bad:
+            self._pool.remove(blake2_256(bad))
+        return proposal.extrinsics
+
+    async def accepts(self, moment: Moment, author: AccountId, extrinsics: Sequence[bytes]) -> bool:
+        order = self._order(moment, author, extrinsics)
+        return await self._run(lambda: self._chain.accepts(order, self._pool))
+
+    async def finalize(
+        self, moment: Moment, author: AccountId, extrinsics: Sequence[bytes]
+    ) -> Head:
+        order = self._order(moment, author, extrinsics)
+        notice = await self._run(lambda: self._chain.finalize(order, self._pool))
+        self._pool.on_block(notice.head.number, notice.head.hash, notice.extrinsics)
+        if notice.upgraded:
+            await self._pool.revalidate()
+        self._chain.publish(notice)
+        return notice.head
+
+    def close(self) -> None:
+        """Wait until the block that is being written is written."""
+        self._executor.shutdown(wait=True)
+
+    def _order(self, moment: Moment, author: AccountId, extrinsics: Sequence[bytes]) -> Order:
+        return Order(self._chain.head.hash, moment, author, tuple(extrinsics))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)

@@ -1,0 +1,172 @@
+"""A node put together: store, chain, pool, engine, RPC; started and stopped as one."""
+
+import asyncio
+import gc
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from deepbrain.node.chain import Chain
+from deepbrain.node.errors import NodeError
+from deepbrain.node.examiner import HeadExaminer
+from deepbrain.node.journal import PoolJournal
+from deepbrain.node.ledger import NodeLedger
+from deepbrain.node.pool import Pool
+from deepbrain.node.rpc.server import Bind, Limits, RpcServer
+from deepbrain.node.rpc.table import rpc_table
+from deepbrain.node.signatures import Signatures, signatures_for
+from deepbrain.node.solo import SoloEngine
+from deepbrain.primitives import keys
+from deepbrain.primitives.ids import AccountId
+from deepbrain.runtime.chainspec import BadChainSpec, ChainSpec
+from deepbrain.state.lmdb import LmdbStore
+from deepbrain.state.memory import MemoryStore
+from deepbrain.state.store import Retention, Store
+
+log = logging.getLogger(__name__)
+
+ANNOUNCE_SECONDS: Final = 8.0
+"""How often our own extrinsics are shown to the engine again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """How a node runs. Times in seconds."""
+
+    spec: ChainSpec
+    data: Path | None
+    """Where the chain is kept; None keeps it in memory."""
+    bind: Bind = field(default_factory=Bind)
+    interval: float = 1.0
+    archive: bool = False
+    author: AccountId | None = None
+    """Who makes the blocks; the root account, or nobody, by default."""
+    limits: Limits = field(default_factory=Limits)
+
+
+class Node:
+    """One running node of the solo engine."""
+
+    def __init__(self, config: NodeConfig, *, signatures: Signatures | None = None) -> None:
+        """Raises: NodeError, StoreError, InvalidKey: it cannot start; one sentence each."""
+        keys.self_test()
+        self.config = config
+        self.store = _open_store(config)
+        try:
+            self.chain = Chain(self.store, config.spec, SoloEngine.name)
+        except BaseException:
+            self.store.close()
+            raise
+        self._signatures = signatures or signatures_for(_cores())
+        self.pool = Pool(HeadExaminer(self.chain), self._signatures)
+        self.ledger = NodeLedger(self.chain, self.pool)
+        self.engine = SoloEngine(self.ledger, _author(config), interval=config.interval)
+        self.pool.on_admitted = self.engine.announce
+        table = rpc_table(self.chain, self.pool, version("deepbrain"))
+        self.server = RpcServer(table, config.bind, config.limits)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Open the port and make blocks. Raises: NodeError: the port or the disk cannot be had."""
+        try:
+            await self.server.start()
+            if self.config.data is not None:
+                journal = PoolJournal(self.config.data / "pool.journal", self.pool.own)
+                await self.pool.restore(journal)
+        except BaseException:
+            await self.stop()
+            raise
+        self._tasks = [
+            asyncio.create_task(self.engine.run(), name="engine"),
+            asyncio.create_task(self._announce_again(), name="announce"),
+        ]
+        _settle_memory()
+
+    async def wait(self) -> None:
+        """Until the node fails. Raises: NodeError, StoreError: why it must stop; anything: a bug."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+
+    async def stop(self) -> None:
+        """Close the port, finish the block that is being written, close the store."""
+        await self.server.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self.ledger.close)
+        self.pool.close()
+        self._signatures.close()
+        self.store.close()
+
+    async def _announce_again(self) -> None:
+        while True:
+            await asyncio.sleep(ANNOUNCE_SECONDS)
+            self.engine.announce(self.pool.own())
+
+
+async def run_until(config: NodeConfig, stop: asyncio.Event, ready: Callable[[Node], None]) -> None:
+    """Run a node until `stop` is set. Raises: NodeError, StoreError: it could not go on."""
+    node = Node(config)
+    await node.start()
+    ready(node)
+    try:
+        await _first(node.wait(), stop.wait())
+    finally:
+        await node.stop()
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Until one of them ends; its exception, if it has one, is raised."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def load_spec(name: str) -> ChainSpec:
+    """A chain spec of ours by name, or from a JSON file. Raises: NodeError."""
+    ours = files("deepbrain.runtime") / "specs" / f"{name}.json"
+    try:
+        text = ours.read_text() if name.isalnum() and ours.is_file() else Path(name).read_text()
+        parsed: Any = json.loads(text)
+        return ChainSpec.parse(parsed)
+    except OSError as error:
+        raise NodeError(
+            f"There is no chain spec {name}: name dev, mainnet or a JSON file that exists."
+        ) from error
+    except (ValueError, KeyError, TypeError, BadChainSpec) as error:
+        raise NodeError(f"The chain spec {name} cannot be used: {error}.") from error
+
+
+def _open_store(config: NodeConfig) -> Store:
+    retention = Retention(states=None, proofs=256) if config.archive else Retention()
+    if config.data is None:
+        return MemoryStore(retention=retention)
+    return LmdbStore(config.data / "chain", retention=retention)
+
+
+def _author(config: NodeConfig) -> AccountId:
+    return config.author or config.spec.root or AccountId(bytes(32))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _settle_memory() -> None:
+    """What is loaded by now stays: the collector need not look at it again, nor often at the rest."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)

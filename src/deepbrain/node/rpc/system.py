@@ -1,0 +1,79 @@
+"""`system_`: what this node and its chain are."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from deepbrain.node.chain import Chain
+from deepbrain.node.pool import Pool
+from deepbrain.node.rpc.dispatch import Method
+from deepbrain.node.rpc.errors import invalid_params
+from deepbrain.node.rpc.wire import Json
+from deepbrain.primitives import ss58
+from deepbrain.primitives.errors import DecodeError, InvalidKey
+from deepbrain.primitives.ids import AccountId
+
+DECIMALS: Final = 15
+SYMBOL: Final = "DBC"
+
+
+class SystemRpc:
+    def __init__(self, chain: Chain, pool: Pool, version: str) -> None:
+        self._chain = chain
+        self._pool = pool
+        self._version = version
+
+    def methods(self) -> Iterator[Method]:
+        yield Method("system_name", self.name)
+        yield Method("system_version", self.version)
+        yield Method("system_chain", self.chain)
+        yield Method("system_chainType", self.chain_type)
+        yield Method("system_properties", self.properties)
+        yield Method("system_health", self.health)
+        yield Method("system_peers", self.peers, unsafe=True)
+        yield Method("system_nodeRoles", self.roles)
+        yield Method("system_syncState", self.sync_state)
+        yield Method("system_accountNextIndex", self.next_nonce, aliases=("account_nextIndex",))
+
+    def name(self) -> Json:
+        return "DeepBrain"
+
+    def version(self) -> Json:
+        return self._version
+
+    def chain(self) -> Json:
+        return self._chain.spec.name
+
+    def chain_type(self) -> Json:
+        return self._chain.spec.type.value
+
+    def properties(self) -> Json:
+        return {
+            "ss58Format": ss58.PREFIX,
+            "tokenDecimals": DECIMALS,
+            "tokenSymbol": SYMBOL,
+        }
+
+    def health(self) -> Json:
+        return {"peers": 0, "isSyncing": False, "shouldHavePeers": False}
+
+    def peers(self) -> Json:
+        return []
+
+    def roles(self) -> Json:
+        return ["Authority"]
+
+    def sync_state(self) -> Json:
+        number = self._chain.head.number
+        return {"startingBlock": 0, "currentBlock": number, "highestBlock": number}
+
+    def next_nonce(self, account: str) -> Json:
+        """The nonce for the account's next extrinsic, those in the pool counted."""
+        return self._pool.next_nonce(account_of(account))
+
+
+def account_of(text: str) -> AccountId:
+    """An account by its address, or by its public key in hex. Raises: RpcFault."""
+    try:
+        return AccountId.from_hex(text) if text.startswith("0x") else ss58.decode(text)
+    except (InvalidKey, DecodeError) as error:
+        raise invalid_params(str(error)) from None

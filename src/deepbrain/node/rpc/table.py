@@ -1,0 +1,27 @@
+"""The whole table: every method of the node."""
+
+from deepbrain.node.chain import Chain
+from deepbrain.node.pool import Pool
+from deepbrain.node.rpc.author import AuthorRpc
+from deepbrain.node.rpc.chain import ChainRpc
+from deepbrain.node.rpc.dispatch import Method, Table
+from deepbrain.node.rpc.payment import PaymentRpc
+from deepbrain.node.rpc.state import StateRpc
+from deepbrain.node.rpc.system import SystemRpc
+from deepbrain.node.rpc.wire import Json
+
+
+def rpc_table(chain: Chain, pool: Pool, version: str) -> Table:
+    """Wire names to functions. `version` is this software's."""
+    table = Table()
+
+    def methods() -> Json:
+        return {"methods": list(table.names())}
+
+    table.add((Method("rpc_methods", methods),))
+    table.add(SystemRpc(chain, pool, version).methods())
+    table.add(ChainRpc(chain).methods())
+    table.add(StateRpc(chain).methods())
+    table.add(AuthorRpc(pool).methods())
+    table.add(PaymentRpc(chain).methods())
+    return table

@@ -1,0 +1,291 @@
+"""One order from its wish to its end: choose, place, deliver, follow, settle.
+
+The steps are in the order in which a kill could fall between them; what each leaves behind is enough
+for `dbc attach` to go on (ADR 0052).
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepbrain.cli import ending, quantity
+from deepbrain.cli.deliver import Cargo, NotStarted, await_start, deliver
+from deepbrain.cli.failure import NOT_STARTED, PROVIDER_LOST, UserError
+from deepbrain.cli.follow import Followed, Way, close_order, fetch_results, follow
+from deepbrain.cli.interrupts import Interrupted, Interrupts
+from deepbrain.cli.interrupts import Wish as Signal
+from deepbrain.cli.journal import Run
+from deepbrain.cli.market import Offered, dial_addresses, mode_name
+from deepbrain.cli.output import say, waiting
+from deepbrain.cli.reach import Reach
+from deepbrain.cli.wish import Wish, choose_image
+from deepbrain.client.errors import CallFailed
+from deepbrain.net.errors import NetError
+from deepbrain.net.messages import Digest, Greeting, Manifest, Salt
+from deepbrain.net.messages import Workspace as WorkspaceClaim
+from deepbrain.net.session import greet
+from deepbrain.pallets.machines import Machines, NotEnoughUnits
+from deepbrain.pallets.rent import (
+    MachineUnavailable,
+    OfferChanged,
+    OrderPlaced,
+    PriceAboveLimit,
+    Rent,
+)
+from deepbrain.primitives.errors import DeepBrainError
+from deepbrain.primitives.ids import MachineId, OrderId
+from deepbrain.primitives.keys import Keypair
+from deepbrain.primitives.units import U8, U16, U32, U64, Balance
+
+if TYPE_CHECKING:
+    from deepbrain.client import Client
+    from deepbrain.client.workspace import Packed
+    from deepbrain.net.transport import Endpoint
+
+MANIFEST_VERSION = U8(1)
+
+_ANOTHER_MAY_DO = (OfferChanged, MachineUnavailable, NotEnoughUnits, PriceAboveLimit)
+"""Refusals of one machine's offer, not of the renter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renter:
+    """Who rents, over which connections."""
+
+    client: "Client"
+    endpoint: "Endpoint"
+    pair: Keypair
+
+    def reach(self, order: OrderId, machine: MachineId) -> Reach:
+        return Reach(self.client, self.endpoint, self.pair, order, machine)
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """What is sent along, whichever machine it goes to."""
+
+    workspace: "Packed | None"
+    image: Path | None
+    image_digest: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """What was agreed: machines in the order to try them, and the most that may be held."""
+
+    offers: tuple[Offered, ...]
+    limit: Balance
+
+
+class Unwilling(DeepBrainError):
+    """This machine cannot take the order; another one may."""
+
+
+async def start_somewhere(
+    renter: Renter,
+    wish: Wish,
+    deal: Deal,
+    package: Package,
+    run: Run,
+    interrupts: Interrupts,
+) -> Reach:
+    """The order, running on the first machine that starts it; one order is held at a time.
+
+    Raises: UserError: none did; Interrupted: somebody wished otherwise, and nothing is held.
+    """
+    troubles: list[str] = []
+    for offer in deal.offers:
+        if troubles:
+            say(f"{troubles[-1]}; trying {offer.name}")
+        try:
+            return await _start_on(renter, wish, offer, deal.limit, package, run, interrupts)
+        except (Unwilling, NotStarted) as trouble:
+            troubles.append(f"{offer.name}: {trouble}")
+    run.discard()
+    raise UserError(
+        "no machine started the job: " + "; ".join(troubles) + "; nothing is held", NOT_STARTED
+    )
+
+
+async def _start_on(
+    renter: Renter,
+    wish: Wish,
+    offer: Offered,
+    limit: Balance,
+    package: Package,
+    run: Run,
+    interrupts: Interrupts,
+) -> Reach:
+    with waiting(f"asking {offer.name}") as report:
+        greeting = await interrupts.unless(_greeting_of(renter, offer))
+        manifest = _manifest_for(wish, greeting, package)
+        run.write_manifest(manifest.encode())
+        run.note(
+            genesis=str(renter.client.genesis_hash),
+            manifest=str(manifest.hash()),
+            machine=offer.id.hex(),
+            order=None,
+            image=None if package.image is None else str(package.image.absolute()),
+        )
+        report("placing the order")
+        order = await _place(renter, wish, offer, limit, manifest)
+        run.note(order=int(order))
+        report(f"order {order} is placed")
+        reach = renter.reach(order, offer.id)
+        cargo = Cargo(
+            manifest, None if package.workspace is None else package.workspace.path, package.image
+        )
+        await _deliver(reach, cargo, report, interrupts)
+    run.delivered()
+    return reach
+
+
+async def _deliver(
+    reach: Reach, cargo: Cargo, report: Callable[[str], None], interrupts: Interrupts
+) -> None:
+    """Raises: NotStarted, Interrupted: and then the order is closed, unless we only detach."""
+    try:
+        await interrupts.unless(deliver(reach, cargo, report))
+    except Interrupted as interrupted:
+        if interrupted.wish is Signal.STOP:
+            await close_order(reach)
+        raise
+    except NotStarted:
+        await close_order(reach)
+        raise
+
+
+async def _greeting_of(renter: Renter, offer: Offered) -> Greeting:
+    """Raises: Unwilling: it does not answer, or is not what the chain says it is."""
+    try:
+        greeting = await greet(renter.endpoint, offer.id, dial_addresses(offer.machine.address))
+    except NetError as error:
+        raise Unwilling(str(error)) from error
+    if greeting.genesis != renter.client.genesis_hash:
+        raise Unwilling("it serves another chain")
+    if greeting.mode != offer.mode:
+        raise Unwilling(f"it isolates by {greeting.mode}, and its offer says {offer.mode}")
+    return greeting
+
+
+def _manifest_for(wish: Wish, greeting: Greeting, package: Package) -> Manifest:
+    """Raises: Unwilling: it does not have the image."""
+    digest = package.image_digest
+    if digest is None:
+        image = choose_image(greeting.images, wish.image)
+        if image is None:
+            names = ", ".join(image.name for image in greeting.images) or "none"
+            raise Unwilling(
+                f"it does not have the image {wish.image or 'asked for'} (it has {names})"
+            )
+        digest = image.digest
+    packed = package.workspace
+    return Manifest(
+        version=MANIFEST_VERSION,
+        salt=Salt(os.urandom(32)),
+        image=digest,
+        argv=wish.argv,
+        env=wish.env,
+        workdir="",
+        workspace=None
+        if packed is None
+        else WorkspaceClaim(
+            sha256=Digest(packed.sha256), size=U64(packed.size), files=U32(packed.files)
+        ),
+        out=wish.out,
+        tty=False,
+    )
+
+
+async def _place(
+    renter: Renter, wish: Wish, offer: Offered, limit: Balance, manifest: Manifest
+) -> OrderId:
+    """Raises: Unwilling: the offer is not what we saw; CallFailed: we may not rent like this."""
+    call = Rent.place.make(
+        machine=offer.id,
+        units=U16(wish.units),
+        seconds=wish.seconds,
+        manifest_hash=manifest.hash(),
+        max_total=limit,
+        offer_version=offer.machine.offer_version,
+        start_within=wish.start_within,
+    )
+    try:
+        receipt = await renter.client.submit(call, renter.pair)
+    except CallFailed as error:
+        if error.reason in _ANOTHER_MAY_DO:
+            raise Unwilling(str(error)) from error
+        raise
+    return receipt.one(OrderPlaced).order
+
+
+async def follow_to_the_end(
+    reach: Reach, run: Run | None, into: Path, interrupts: Interrupts
+) -> int:
+    """Print the output of an order that runs, bring its results, tell its bill; the exit code."""
+    followed = await follow(reach, interrupts)
+    if followed.way is Way.DETACHED:
+        say(f"detached; order {reach.order} goes on: dbc attach {reach.order}")
+        return 0
+    return await conclude(reach, followed, run, into)
+
+
+async def conclude(reach: Reach, followed: Followed, run: Run | None, into: Path) -> int:
+    """Results, the last line, the exit code of an order that has ended."""
+    if followed.way is Way.LOST:
+        say(f"the machine of order {reach.order} cannot be reached any more; the order is closed")
+    else:
+        await fetch_results(reach, into / str(reach.order))
+    order = await reach.client.at().get(Rent.orders, reach.order)
+    if order is None:
+        say(f"order {reach.order} ended more than a day ago; its bill is gone")
+        return PROVIDER_LOST
+    say(ending.last_line(reach.order, order, followed.job, await _mode_of(reach)))
+    if run is not None:
+        run.discard()
+    if followed.way is Way.LOST:
+        return PROVIDER_LOST
+    return ending.exit_code(order, followed.job)
+
+
+async def resume(
+    renter: Renter, order: OrderId, machine: MachineId, run: Run | None, interrupts: Interrupts
+) -> Reach:
+    """Go on with an order that is placed and not started yet. Raises: NotStarted, Interrupted."""
+    reach = renter.reach(order, machine)
+    with waiting(f"waiting for order {order} to start") as report, _alone(run) as alone:
+        if run is not None and alone:
+            await _deliver(reach, _cargo_of(run), report, interrupts)
+            run.delivered()
+        else:
+            await interrupts.unless(await_start(reach, report))
+    return reach
+
+
+def _alone(run: Run | None) -> "contextlib.AbstractContextManager[bool]":
+    return contextlib.nullcontext(False) if run is None else run.held()
+
+
+def _cargo_of(run: Run) -> Cargo:
+    image = run.facts.get("image")
+    workspace = run.workspace if run.workspace.exists() else None
+    return Cargo(Manifest.decode(run.manifest), workspace, None if image is None else Path(image))
+
+
+async def _mode_of(reach: Reach) -> str:
+    machine = await reach.client.at().get(Machines.machines, reach.machine)
+    return "machine gone" if machine is None else mode_name(machine.isolation)
+
+
+def price_line(wish: Wish, offer: Offered, cost: Balance, limit: Balance, fee: Balance) -> str:
+    """What a person agrees to."""
+    more = f" (at most {quantity.dbc(limit)} on another machine)" if limit > cost else ""
+    return (
+        f"{wish.units} × {offer.model or offer.unit_name} on {offer.name} ({offer.mode}) for "
+        f"{quantity.span(wish.seconds)} at {quantity.usd(offer.machine.price)} per unit and hour: "
+        f"holds {quantity.dbc(cost)}{more}, what is not used comes back; "
+        f"fee {quantity.dbc(fee)}"
+    )

@@ -1,0 +1,152 @@
+"""`dbc exec` and `dbc cp`: beside the job, on its machine."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from deepbrain.cli.chain import Choices, block_on
+from deepbrain.cli.failure import UserError
+from deepbrain.cli.orders import ORDER, reaching
+from deepbrain.cli.output import files_and_size, progress, say
+from deepbrain.primitives.ids import OrderId
+
+if TYPE_CHECKING:
+    from deepbrain.cli.keys import Chosen
+    from deepbrain.client.workspace import Workspace
+
+_CHUNK: Final = 1 << 18
+
+
+@click.command("exec")
+@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
+@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
+@click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable.")
+@click.option("--workdir", default="", metavar="DIR", help="Where to start (default: /workspace).")
+@click.argument("order", type=ORDER)
+@click.argument("argv", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(
+    interactive: bool, tty: bool, env: tuple[str, ...], workdir: str, order: OrderId,
+    argv: tuple[str, ...],
+) -> int:  # fmt: skip
+    r"""Run one more command in a running order.
+
+    \b
+    dbc exec 7 nvidia-smi
+    dbc exec -it 7 bash
+    tar c data | dbc exec -i 7 tar x
+
+    The exit code is the command's. It ends when this does.
+    """
+    if tty and not os.isatty(0):
+        raise UserError("a terminal was asked for, and standard input is none; leave out -t")
+    choices = Choices.current()
+    return block_on(_exec(choices, choices.chosen(), order, argv, env, workdir, interactive, tty))
+
+
+@click.command()
+@click.argument("source")
+@click.argument("target")
+def cp(source: str, target: str) -> None:
+    r"""Copy files to or from a running or ended order.
+
+    One side is ORDER:PATH, with PATH relative to /workspace. Nothing here is ever written over.
+
+    \b
+    dbc cp 7:model.npz .            one file, into this directory
+    dbc cp 7:checkpoints ./keep     a directory, under a new name
+    dbc cp ./data 7:inputs          into the running job's inputs/
+    """
+    there, here = _remote(source), _remote(target)
+    if (there is None) == (here is None):
+        raise UserError("one side is ORDER:PATH and the other a path here, such as 7:model.npz")
+    choices = Choices.current()
+    chosen = choices.chosen()
+    if there is not None:
+        order, path = there
+        block_on(_copy_out(choices, chosen, order, path, _new_name(path, Path(target))))
+    elif here is not None:
+        order, path = here
+        block_on(_copy_in(choices, chosen, order, _scan(Path(source)), path))
+
+
+def _remote(text: str) -> tuple[OrderId, str] | None:
+    number, colon, path = text.partition(":")
+    if not colon or not (number.isascii() and number.isdigit() and len(number) <= 18):
+        return None
+    return OrderId(int(number)), path
+
+
+def _new_name(path: str, target: Path) -> Path:
+    """Where a copy of `path` goes: below `target` where that is a directory. Raises: UserError."""
+    name = Path(path.rstrip("/")).name
+    if not name or name == "..":
+        raise UserError("name a file or directory below /workspace, such as 7:model.npz")
+    return target / name if target.is_dir() else target
+
+
+def _scan(source: Path) -> "Workspace":
+    from deepbrain.client.workspace import scan, scan_file
+
+    workspace = scan(source) if source.is_dir() else scan_file(source)
+    for note in workspace.notes:
+        say(note)
+    return workspace
+
+
+async def _exec(
+    choices: Choices, chosen: "Chosen", order: OrderId, argv: tuple[str, ...],
+    env: tuple[str, ...], workdir: str, interactive: bool, is_tty: bool,
+) -> int:  # fmt: skip
+    from deepbrain.cli.terminal import join, size
+    from deepbrain.cli.wish import parse_env
+
+    columns, rows = size()
+    async with reaching(choices, chosen, order) as reach:
+        session = await reach.session()
+        command = await session.exec(
+            argv, env=parse_env(env), cwd=workdir, tty=is_tty, cols=columns, rows=rows
+        )
+        async with command:
+            return await join(command, interactive=interactive, is_tty=is_tty)
+
+
+async def _copy_out(
+    choices: Choices, chosen: "Chosen", order: OrderId, path: str, target: Path
+) -> None:
+    from deepbrain.cli.reach import closing
+    from deepbrain.client.results import receive_file
+
+    async with reaching(choices, chosen, order) as reach:
+        session = await reach.session()
+        with progress(f"copying {path}", None) as advance:
+            async with closing(session.copy_out([path.rstrip("/")])) as chunks:
+                results = await receive_file(chunks, target, progress=advance)
+    for omission in results.omitted:
+        say(f"left out {omission}")
+    say(f"{files_and_size(results.files, results.size)} in {target}")
+
+
+async def _copy_in(
+    choices: Choices, chosen: "Chosen", order: OrderId, workspace: "Workspace", path: str
+) -> None:
+    from deepbrain.client.workspace import pack
+
+    with tempfile.TemporaryDirectory(prefix="dbc-cp-") as scratch:
+        packed = pack(workspace, Path(scratch) / "files.tar")
+        async with reaching(choices, chosen, order) as reach:
+            session = await reach.session()
+            with progress(f"copying {workspace.root.name}", packed.size) as advance:
+                await session.copy_in(_chunks(packed.path, advance), path or ".")
+    say(f"{files_and_size(workspace.files, workspace.size)} in {order}:{path or '.'}")
+
+
+async def _chunks(path: Path, advance: Callable[[int], None]) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(path.open, "rb") as file:
+        while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            advance(len(chunk))
+            yield chunk

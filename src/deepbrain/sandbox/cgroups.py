@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -147,9 +148,15 @@ class Cgroups:
         while time.monotonic() < deadline:
             kill_all(self.members(name))
             if all(_removed(directory) for directory in self._directories(name)):
+                self._remove_empty_parents(name)
                 return
             time.sleep(0.01)
         raise SandboxError(f"the cgroup {self.path(name)} cannot be emptied")
+
+    def _remove_empty_parents(self, name: str) -> None:
+        for directory in self._directories(name):
+            with suppress(OSError):  # other tenants are in it
+                directory.parent.rmdir()
 
 
 def kill_all(pids: Iterable[int]) -> None:

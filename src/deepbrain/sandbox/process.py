@@ -81,8 +81,10 @@ class ProcessEngine:
         """Hard links are free, and the tenant's user can change nothing behind them."""
         tree, uid = self._tree(tenant), self._uid(tenant)
         link_tree(rootfs, tree)
-        shutil.copyfile(self._tool, tree / TOOL.lstrip("/"))
-        (tree / TOOL.lstrip("/")).chmod(0o755)
+        tool = tree / TOOL.lstrip("/")
+        tool.unlink(missing_ok=True)  # a link to the image's own: never write through it
+        shutil.copyfile(self._tool, tool)
+        tool.chmod(0o755)
         for name in ("tmp", "dev/shm"):
             (tree / name).mkdir(exist_ok=True)
             (tree / name).chmod(0o1777)

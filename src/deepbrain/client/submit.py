@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from deepbrain.client.errors import (
     ALREADY_IMPORTED,
+    TOO_LOW_PRIORITY,
     CallFailed,
     ConnectionLost,
     InvalidExtrinsic,
@@ -39,7 +40,7 @@ E = TypeVar("E", bound=Struct)
 
 LIFE_BLOCKS: Final = 64
 """How long an extrinsic may wait for a block, unless asked otherwise."""
-NONCE_TRIES: Final = 3
+NONCE_TRIES: Final = 5
 """Another program that signs with the same key may take a nonce just before us."""
 
 Wait = Literal["in_block", "finalized"]
@@ -96,8 +97,7 @@ class Submitter:
             try:
                 return await self._submit_once(call, keypair, tip=tip, wait=wait, life=life)
             except InvalidExtrinsic as error:
-                is_stale = any(word in str(error.data) for word in _STALE)
-                if not is_stale or attempt == NONCE_TRIES - 1:
+                if not _is_nonce_taken(error) or attempt == NONCE_TRIES - 1:
                     raise
         raise AssertionError("the loop returns or raises")
 
@@ -190,6 +190,11 @@ class Submitter:
             return [str(extrinsic) for extrinsic in found["block"]["extrinsics"]]
         except (TypeError, KeyError) as error:
             raise DecodeError("the node sent no block") from error
+
+
+def _is_nonce_taken(error: InvalidExtrinsic) -> bool:
+    """Used by now, or by something that waits in the pool."""
+    return error.code == TOO_LOW_PRIORITY or any(word in str(error.data) for word in _STALE)
 
 
 async def _included(updates: Any, wait: Wait) -> Hash:

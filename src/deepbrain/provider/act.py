@@ -1,0 +1,245 @@
+"""Carry out one action of a plan. Every step may be interrupted anywhere and begun again.
+
+What goes wrong for good (a workspace that cannot be unpacked, a sandbox that does not come up) becomes
+the record's `failure`, which the next plan turns into a refund. What may pass (the chain) is raised,
+and the agent tries again later.
+"""
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from deepbrain.net.messages import Manifest
+from deepbrain.primitives.errors import DeepBrainError
+from deepbrain.provider.chain import Chain, Closing, Known, Order
+from deepbrain.provider.identity import Capacity
+from deepbrain.provider.plan import (
+    Action,
+    Adopt,
+    Close,
+    DeclareStarted,
+    Destroy,
+    EndJob,
+    Keep,
+    Launch,
+    MoveEnd,
+    Prepare,
+    Refuse,
+)
+from deepbrain.provider.record import OrderFiles, OrderRecord, Records, monotonic_ms
+from deepbrain.sandbox.sandbox import (
+    ImageError,
+    NoSuchTenant,
+    Phase,
+    Sandbox,
+    SandboxError,
+    TenantSpec,
+)
+
+START_MARGIN_MS: Final = 15_000
+"""Between the job's start and the block that shows it: the recorded end allows for so much."""
+
+MAX_FILES: Final = 100_000
+"""Entries of a workspace."""
+
+_UNPACK: Final = Path(__file__).with_name("unpack.py")
+
+
+Step = Callable[[OrderFiles, OrderRecord], Awaitable[None]]
+
+
+class CannotRun(DeepBrainError):
+    """The order cannot run here; the text is the sentence the renter reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    chain: Chain
+    sandbox: Sandbox
+    records: Records
+    capacity: Capacity
+
+    async def act(self, action: Action, known: Known | None) -> None:
+        """Do it. `known` is the state the plan was made from.
+
+        Raises: ChainUnavailable: try again later; SandboxError, OSError: likewise.
+        """
+        match action:
+            case Adopt(order):
+                self._adopt(order, known)
+            case Refuse(order):
+                await self.chain.close(order, Closing.FAILED, None)
+            case Prepare(order):
+                await self._or_fail(order, self._prepare)
+            case Launch(order):
+                await self._or_fail(order, self._launch)
+            case DeclareStarted(order):
+                await self.chain.start(order)
+            case MoveEnd(order, latest_end, ends_at):
+                await self._move_end(order, latest_end, ends_at)
+            case Close(order, closing, exit_code):
+                await self.chain.close(order, closing, exit_code)
+            case EndJob(order):
+                await self.sandbox.stop(order)
+            case Keep(order, kept_until):
+                await self._keep(order, kept_until)
+            case Destroy(order):
+                await self._destroy(order)
+
+    def _adopt(self, number: int, known: Known | None) -> None:
+        if known is None or number not in known.orders:
+            return
+        order = known.orders[number]
+        files = self.records.files(number)
+        files.create()
+        files.save(_record_of(order, known))
+
+    async def _or_fail(self, order: int, step: Step) -> None:
+        files = self.records.files(order)
+        try:
+            await step(files, files.record())
+        except (CannotRun, SandboxError) as error:
+            files.save(replace(files.record(), failure=str(error)))
+
+    async def _prepare(self, files: OrderFiles, record: OrderRecord) -> None:
+        manifest = _expect_manifest(files)
+        await self._import_image(files, manifest)
+        spec = tenant_spec(record, manifest, self.capacity)
+        if await self._has_other_spec(spec):
+            await self.sandbox.destroy(record.order)
+            record = replace(record, unpacked=False)
+        volume = await self.sandbox.prepare(spec)
+        if not record.unpacked:
+            await asyncio.to_thread(_empty, volume)
+            await _unpack(files, manifest, volume, volume_bytes(spec))
+            files.save(replace(files.record(), unpacked=True))
+
+    async def _has_other_spec(self, spec: TenantSpec) -> bool:
+        """Whether a tenant was prepared before a reboot moved its latest end."""
+        try:
+            state = await self.sandbox.state(spec.order)
+        except NoSuchTenant:
+            return False
+        return state.phase is Phase.PREPARED and state.spec.end_at != spec.end_at
+
+    async def _import_image(self, files: OrderFiles, manifest: Manifest) -> None:
+        digest = manifest.image.hex()
+        blob = files.blob(manifest.image)
+        if digest not in {image.digest for image in await self.sandbox.images()}:
+            if not blob.exists():
+                raise CannotRun("the image is not on the machine any more")
+            try:
+                await self.sandbox.import_image(blob, digest)
+            except ImageError as error:
+                raise CannotRun(f"the image is refused: {error}") from error
+        blob.unlink(missing_ok=True)
+
+    async def _launch(self, files: OrderFiles, record: OrderRecord) -> None:
+        await self.sandbox.start(record.order)
+        await asyncio.to_thread(_empty, files.blobs)
+        latest_end = monotonic_ms() + record.seconds * 1000 + START_MARGIN_MS
+        await self._set_end(files, replace(record, latest_end=latest_end))
+
+    async def _move_end(self, order: int, latest_end: int, ends_at: int) -> None:
+        files = self.records.files(order)
+        await self._set_end(files, replace(files.record(), latest_end=latest_end, ends_at=ends_at))
+
+    async def _set_end(self, files: OrderFiles, record: OrderRecord) -> None:
+        await self.sandbox.set_end(record.order, record.latest_end)
+        files.save(record)
+
+    async def _keep(self, order: int, kept_until: int) -> None:
+        files = self.records.files(order)
+        await asyncio.to_thread(_empty, files.blobs)
+        files.save(replace(files.record(), kept_until=kept_until))
+
+    async def _destroy(self, order: int) -> None:
+        await self.sandbox.destroy(order)
+        files = self.records.files(order)
+        if files.path.exists():
+            await asyncio.to_thread(files.remove)
+
+
+def tenant_spec(record: OrderRecord, manifest: Manifest, capacity: Capacity) -> TenantSpec:
+    """The tenant of an order: its share of the machine. The same inputs give the same spec."""
+    return TenantSpec(
+        order=record.order,
+        image=manifest.image.hex(),
+        argv=manifest.argv,
+        env=manifest.env,
+        workdir=manifest.workdir,
+        cpu_milli=_share(capacity.cpu_milli, record, capacity),
+        memory_bytes=_share(capacity.memory_bytes, record, capacity),
+        disk_bytes=_share(capacity.disk_bytes, record, capacity),
+        pids=_share(capacity.pids, record, capacity),
+        log_bytes=_share(capacity.log_bytes, record, capacity),
+        end_at=record.latest_end,
+    )
+
+
+def volume_bytes(spec: TenantSpec) -> int:
+    """How much the volume may hold: three quarters of the tenant's disk."""
+    return spec.disk_bytes // 4 * 3
+
+
+def _share(whole: int, record: OrderRecord, capacity: Capacity) -> int:
+    return whole * record.units // capacity.units
+
+
+def _record_of(order: Order, known: Known) -> OrderRecord:
+    """Until the job starts, the latest end is the last one it could have."""
+    window = max(order.start_by - known.service, 0)
+    return OrderRecord(
+        order=order.id,
+        genesis=known.genesis,
+        seen_block=known.block,
+        renter=order.renter,
+        manifest_hash=order.manifest_hash,
+        units=order.units,
+        seconds=order.seconds,
+        latest_end=monotonic_ms() + (window + order.seconds) * 1000 + START_MARGIN_MS,
+    )
+
+
+def _expect_manifest(files: OrderFiles) -> Manifest:
+    manifest = files.manifest()
+    if manifest is None:
+        raise CannotRun("the manifest is gone")
+    return manifest
+
+
+async def _unpack(files: OrderFiles, manifest: Manifest, volume: Path, limit: int) -> None:
+    """Fill the volume in a process of its own. Raises: CannotRun: the tar is refused."""
+    if manifest.workspace is None:
+        return
+    tar = files.blob(manifest.workspace.sha256)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", _UNPACK, tar, volume, str(limit), str(MAX_FILES)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, _ = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        reason = output[:500].decode(errors="replace").strip()
+        raise CannotRun(reason or "the workspace is refused: unpacking it did not end well")
+
+
+def _empty(directory: Path) -> None:
+    """Remove what is in a directory, following no links."""
+    if not directory.exists():
+        return
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            Path(entry.path).unlink()

@@ -1,0 +1,97 @@
+"""What a provider reads from the chain, and the two things it declares there.
+
+`onchain.py` answers over a node; `fake.FakeChain` in memory, for tests.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from deepbrain.primitives.errors import DeepBrainError
+from deepbrain.primitives.ids import AccountId, Hash
+
+
+class ChainUnavailable(DeepBrainError):
+    """The node does not answer, or refuses what was submitted; trying again may help."""
+
+
+class OrderPhase(Enum):
+    PLACED = "placed"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """An order on this machine, as the chain shows it. Times are service time in seconds."""
+
+    id: int
+    renter: AccountId
+    units: int
+    manifest_hash: Hash
+    phase: OrderPhase
+    seconds: int
+    """The whole term, extensions included."""
+    start_by: int
+    """When it lapses if it has not started."""
+    ends_at: int | None = None
+    """When the term is over; known while it runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A final state of the chain: everything it says about this machine's orders."""
+
+    genesis: Hash
+    block: int
+    service: int
+    """Service time of that block in seconds."""
+    orders: Mapping[int, Order] = field(default_factory=dict)
+    """Open and recently ended orders of this machine, by number."""
+    owners: frozenset[AccountId] = frozenset()
+    """The machine's stash and controller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The chain cannot be read now. Nothing may be concluded from it."""
+
+    reason: str
+
+
+Desired = Known | Unknown
+
+
+class Closing(Enum):
+    """Why the provider closes an order."""
+
+    EXITED = "exited"
+    """The job ended by itself, or its time was over; the exit code goes with it."""
+    FAILED = "failed"
+    """The machine could not run it, or lost it."""
+    LAPSED = "lapsed"
+    """The start window passed."""
+
+
+class Chain(Protocol):
+    async def snapshot(self) -> Desired:
+        """The newest final state; `Unknown` rather than an error when there is none to be had."""
+        ...
+
+    async def start(self, order: int) -> None:
+        """Declare that the job runs; billing begins. Returns once that is final.
+
+        Raises: ChainUnavailable: it is not (yet); a later snapshot tells.
+        """
+        ...
+
+    async def close(self, order: int, closing: Closing, exit_code: int | None) -> None:
+        """End and settle an order, and wait until that is final. Raises: ChainUnavailable: as above."""
+        ...
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yields when a snapshot may have changed; mends itself when the node goes away."""
+        ...
+
+    async def disconnect(self) -> None: ...

@@ -1,0 +1,168 @@
+"""The door of a machine: who may come in, and how much of it.
+
+Nobody gets anything for nothing: before its proof is checked a connection has 5 s, one stream and
+4 KiB, and only 64 such connections exist at once. Behind it an order has 4 connections and 64 streams.
+A connection ends when its proof runs out. Nothing is buffered without bound: a slow reader stalls its
+own stream and nothing else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from deepbrain.net.errors import MalformedMessage, NetError, RefusalCode, Refused
+from deepbrain.net.frames import read_request
+from deepbrain.net.messages import Request
+from deepbrain.net.stream import Stream
+from deepbrain.net.transport import CLOSED_BROKEN, CLOSED_REFUSED, Connection, Endpoint, Incoming
+from deepbrain.provider.admission import Admission, Turned, Visit, refuse
+from deepbrain.provider.book import Book
+from deepbrain.sandbox.sandbox import SandboxError
+
+log = logging.getLogger(__name__)
+
+UNPROVEN_SECONDS: Final = 5.0
+UNPROVEN_CONNECTIONS: Final = 64
+CONNECTIONS_PER_ORDER: Final = 4
+STREAMS_PER_ORDER: Final = 64
+LINGER_SECONDS: Final = 1.0
+"""How long a refused connection stays open, so that the refusal arrives."""
+REQUEST_SECONDS: Final = 10.0
+"""How long a new stream may take to say what it is for."""
+
+Serve = Callable[[Visit, Request, Stream], Awaitable[None]]
+"""Answer one request: `requests.Service.serve`."""
+
+
+class Gate:
+    def __init__(self, endpoint: Endpoint, admission: Admission, book: Book, serve: Serve) -> None:
+        self._endpoint = endpoint
+        self._admission = admission
+        self._book = book
+        self._serve = serve
+        self._unproven = 0
+        self._visits: dict[int, list[Visit]] = {}
+
+    @property
+    def unproven(self) -> int:
+        """Connections whose proof was not checked yet."""
+        return self._unproven
+
+    async def run(self) -> None:
+        """Serve until the endpoint is closed."""
+        async with asyncio.TaskGroup() as group:
+            while (incoming := await self._endpoint.accept()) is not None:
+                if self._unproven >= UNPROVEN_CONNECTIONS:
+                    await incoming.refuse()
+                else:
+                    self._unproven += 1
+                    group.create_task(self._receive(incoming))
+
+    async def _receive(self, incoming: Incoming) -> None:
+        """One connection from knock to end. Whatever it does, it ends alone."""
+        connection: Connection | None = None
+        visit: Visit | None = None
+        try:
+            try:
+                async with asyncio.timeout(UNPROVEN_SECONDS):
+                    connection = await incoming.complete(UNPROVEN_SECONDS)
+                    visit = await self._admission.admit(connection)
+            finally:
+                self._unproven -= 1
+            await self._welcome(visit)
+        except Turned as turned:
+            await self._turn_away(incoming, connection, turned)
+        except (NetError, TimeoutError):
+            _close(connection, CLOSED_BROKEN)
+        except Exception:
+            # A fault of ours, met by one stranger, must not close the door for all others.
+            log.exception("a connection from %s ended by a fault", incoming.remote_address)
+            _close(connection, CLOSED_BROKEN)
+
+    async def _turn_away(
+        self, incoming: Incoming, connection: Connection | None, turned: Turned
+    ) -> None:
+        log.info("refused %s: %s", incoming.remote_address, turned.refusal)
+        await refuse(turned.stream, turned.refusal)
+        if connection is not None:
+            await asyncio.wait(
+                [asyncio.ensure_future(connection.wait_closed())], timeout=LINGER_SECONDS
+            )
+        _close(connection, CLOSED_REFUSED)
+
+    async def _welcome(self, visit: Visit) -> None:
+        """Serve an authenticated connection until it ends; what is under way then is cancelled."""
+        visits = self._visits.setdefault(visit.order, [])
+        self._make_place(visits)
+        visits.append(visit)
+        log.info("order %s: connected from %s", visit.order, visit.connection.remote_address)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._close_at_expiry(visit))
+                await self._accept_streams(visit, group)
+        except* NetError:
+            visit.connection.close(CLOSED_BROKEN)
+        finally:
+            visit.next_stream.cancel()
+            self._leave(visit)
+
+    def _make_place(self, visits: list[Visit]) -> None:
+        """The fifth connection takes the place of an idle one (it may be dead), else of the oldest:
+        the newest is the one somebody is waiting at.
+        """
+        if len(visits) >= CONNECTIONS_PER_ORDER:
+            idle = next((visit for visit in visits if not visit.streams), visits[0])
+            visits.remove(idle)
+            idle.connection.close(CLOSED_REFUSED, "a newer connection took its place")
+
+    async def _accept_streams(self, visit: Visit, group: asyncio.TaskGroup) -> None:
+        """Raises: NetError: the connection has ended."""
+        while True:
+            stream = await visit.next_stream
+            visit.next_stream = asyncio.create_task(visit.connection.accept())
+            visit.streams += 1
+            group.create_task(self._handle(visit, stream))
+
+    async def _handle(self, visit: Visit, stream: Stream) -> None:
+        try:
+            await self._answer(visit, stream)
+        except Refused as refusal:
+            await refuse(stream, refusal)
+        except MalformedMessage as error:
+            await refuse(stream, Refused(RefusalCode.MALFORMED, str(error)))
+        except SandboxError as error:
+            await refuse(stream, Refused(RefusalCode.FAILED, str(error)))
+        except (NetError, TimeoutError):
+            await stream.reset()
+        except Exception:
+            log.exception("order %s: a request ended by a fault", visit.order)
+            await stream.reset(1)
+        finally:
+            await stream.close()
+            visit.streams -= 1
+
+    async def _answer(self, visit: Visit, stream: Stream) -> None:
+        if sum(one.streams for one in self._visits.get(visit.order, ())) > STREAMS_PER_ORDER:
+            raise Refused(RefusalCode.LIMIT, f"order {visit.order} has too many streams open")
+        async with asyncio.timeout(REQUEST_SECONDS):
+            request = await read_request(stream)
+        await self._serve(visit, request, stream)
+
+    async def _close_at_expiry(self, visit: Visit) -> None:
+        while self._book.block < visit.proof.last_block:
+            await self._book.wait_change()
+        visit.connection.close(CLOSED_REFUSED, "the access proof has expired; connect again")
+
+    def _leave(self, visit: Visit) -> None:
+        visits = self._visits.get(visit.order, [])
+        if visit in visits:
+            visits.remove(visit)
+        if not visits:
+            self._visits.pop(visit.order, None)
+        log.info("order %s: disconnected", visit.order)
+
+
+def _close(connection: Connection | None, code: int) -> None:
+    if connection is not None:
+        connection.close(code)

@@ -1,0 +1,131 @@
+"""Who a machine is: its transport key, its data directory, its configuration."""
+
+import fcntl
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+from deepbrain.primitives.errors import DecodeError, DeepBrainError
+from deepbrain.primitives.ids import AccountId, Hash, MachineId
+from deepbrain.primitives.keys import Keypair, Scheme
+from deepbrain.provider.record import replace_file
+
+SEED_BYTES: Final = 32
+
+
+class AgentError(DeepBrainError):
+    """The agent cannot run; the text is one sentence that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the whole machine gives to tenants; an order of k of n units gets k/n of each."""
+
+    units: int
+    cpu_milli: int
+    memory_bytes: int
+    disk_bytes: int
+    pids: int = 4096
+    log_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """`<data>/agent.json`, written by `dbc join`."""
+
+    chain: str
+    """Address of a node, such as `ws://127.0.0.1:9944`."""
+    controller: str
+    """The controller's keystore file, or a development URI such as `//Bob`."""
+    port: int
+    """UDP port that renters dial."""
+    capacity: Capacity
+    genesis: Hash | None = None
+    """The only chain this machine serves; None: the first one it meets."""
+    own: frozenset[AccountId] = field(default_factory=frozenset)
+    """Accounts whose orders are the provider's own, and run in any isolation mode."""
+    addresses: tuple[str, ...] = ()
+    """`ip:port` under which renters are told to find this machine."""
+    image_bytes: int = 16 << 30
+    """The largest image tar a renter may hand over."""
+
+
+def load_or_make_key(data: Path) -> Keypair:
+    """The machine's ed25519 key from `<data>/machine.key`, made on first use, mode 0600.
+
+    Raises: AgentError: the file is readable by others, or is not a key.
+    """
+    path = data / "machine.key"
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(SEED_BYTES).hex().encode())
+            file.flush()
+            os.fsync(file.fileno())
+    return Keypair.from_seed(read_seed(path), Scheme.ED25519)
+
+
+def read_seed(path: Path) -> bytes:
+    """Raises: AgentError: the file is readable by others, or is not a key."""
+    if path.stat().st_mode & 0o077:
+        raise AgentError(f"{path} can be read by others; run `chmod 600` on it, and make a new key")
+    try:
+        seed = bytes.fromhex(path.read_text().strip())
+    except ValueError:
+        seed = b""
+    if len(seed) != SEED_BYTES:
+        raise AgentError(f"{path} is not a machine key; restore it, or remove it and join anew")
+    return seed
+
+
+def machine_id(key: Keypair) -> MachineId:
+    return MachineId(key.public)
+
+
+class DataLock:
+    """Holds a data directory for this process alone, until the process ends."""
+
+    def __init__(self, data: Path) -> None:
+        """Raises: AgentError: another agent works there, or the directory cannot be written."""
+        try:
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file: IO[str] = (data / "agent.lock").open("w")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AgentError(
+                f"another agent runs in {data}; stop it or use another --data"
+            ) from error
+        except OSError as error:
+            raise AgentError(f"{data} cannot be written: {error.strerror}") from error
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def save_config(data: Path, config: AgentConfig) -> None:
+    fields: dict[str, Any] = asdict(config)
+    fields["genesis"] = None if config.genesis is None else config.genesis.hex()
+    fields["own"] = sorted(account.hex() for account in config.own)
+    replace_file(data / "agent.json", json.dumps(fields, indent=1).encode())
+
+
+def load_config(data: Path) -> AgentConfig:
+    """Raises: AgentError: there is none, or it is damaged."""
+    path = data / "agent.json"
+    try:
+        fields = json.loads(path.read_bytes())
+        genesis = fields.pop("genesis")
+        return AgentConfig(
+            capacity=Capacity(**fields.pop("capacity")),
+            own=frozenset(AccountId.from_hex(account) for account in fields.pop("own")),
+            addresses=tuple(fields.pop("addresses")),
+            genesis=None if genesis is None else Hash.from_hex(genesis),
+            **fields,
+        )
+    except FileNotFoundError as error:
+        raise AgentError(f"{path} does not exist; run `dbc join` first") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DecodeError) as error:
+        raise AgentError(f"{path} is damaged; run `dbc join` again to write it anew") from error

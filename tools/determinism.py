@@ -1,122 +1,169 @@
-"""Refuse what could make two nodes compute different blocks.
+"""Refuse, on the deterministic floors, what could make two nodes compute different blocks.
 
-Every node must get the same bytes from the same block, on any Python, with or without `-O`. So the
-deterministic floors may not use what differs between machines, runs or versions:
+    python tools/determinism.py            exit 0, or one line for each finding and exit 1
 
-    D1  float literals, `float`, true division, `round`       D6  `assert` (gone under -O)
-    D2  clocks, files, sockets, threads, randomness           D7  `except Exception`, `except BaseException`, bare `except`
-    D3  iteration over sets (order follows the hash seed)     D8  lru_cache, cache: state that outlives a block
-    D4  `hash()`, `id()`                                      D9  `global`: module state that changes
-    D5  numbers as text: `int(text)`, `.isdigit()`, casing    D10 `os.environ`, `input`, `open`, `print`, `eval`, `exec`
-
-A line that is known to be harmless carries `# deterministic: <reason>`, or has it right above it.
-
-    python tools/determinism.py [PATH ...]
+Floors: primitives, scale, frame, pallets, runtime. A line may carry `determinism: allow` in a comment
+that says why the finding cannot reach the state: what a proposer leaves out, what a person reads,
+what happens once at import.
 """
 
 import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-ROOT: Final = Path(__file__).resolve().parents[1] / "src" / "deepbrain"
-FLOORS: Final = ("frame", "pallets", "runtime", "scale", "primitives")
+ROOT: Final = Path(__file__).resolve().parent.parent
+FLOORS: Final = ("primitives", "scale", "frame", "pallets", "runtime")
+ALLOWED: Final = "determinism: allow"
 
-MODULES: Final = {
-    "asyncio", "concurrent", "contextvars", "datetime", "decimal", "fractions", "locale", "logging",
-    "math", "multiprocessing", "os", "pathlib", "platform", "random", "secrets", "select",
-    "selectors", "signal", "socket", "statistics", "subprocess", "tempfile", "threading", "time",
-    "uuid", "weakref",
-}  # fmt: skip
+# fmt: off
+MODULES: Final = frozenset({
+    "asyncio", "datetime", "io", "lmdb", "locale", "logging", "multiprocessing", "os", "pathlib",
+    "platform", "random", "secrets", "shutil", "signal", "socket", "subprocess", "tempfile",
+    "threading", "time", "uuid",
+})
+# fmt: on
 CALLS: Final = {
-    "float": "D1", "round": "D1", "hash": "D4", "id": "D4", "open": "D10", "print": "D10",
-    "input": "D10", "eval": "D10", "exec": "D10", "lru_cache": "D8", "cache": "D8",
-}  # fmt: skip
-TEXT: Final = {
-    "isdigit", "isdecimal", "isnumeric", "isalpha", "isalnum", "isidentifier", "isprintable",
-    "lower", "upper", "casefold", "title", "capitalize", "swapcase",
-}  # fmt: skip
-SETS: Final = frozenset(("set", "frozenset"))
-EXCUSE: Final = "# deterministic: "
+    "float": "a float is not the same everywhere",
+    "hash": "differs with PYTHONHASHSEED",
+    "id": "differs with every process",
+    "open": "I/O",
+    "print": "I/O",
+    "input": "I/O",
+    "lru_cache": "a cache is state outside the state",
+    "cached_property": "a cache is state outside the state",
+}
+# fmt: off
+TEXT_METHODS: Final = frozenset({
+    "capitalize", "casefold", "isalnum", "isalpha", "isdecimal", "isdigit", "isidentifier", "islower",
+    "isnumeric", "isprintable", "isspace", "istitle", "isupper", "lower", "swapcase", "title", "upper",
+})
+# fmt: on
+TEXT_FLOORS: Final = ("frame", "pallets", "runtime")
+"""Below them text is only what a person typed: phrases, addresses."""
+UNICODE: Final = "Unicode tables differ between Pythons"
+CATCH_ALL: Final = frozenset({"Exception", "BaseException"})
 
 
-def findings(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Every (line, what) in a module that could differ between nodes."""
+class Finding(NamedTuple):
+    """One thing that must not be there."""
+
+    line: int
+    what: str
+
+
+def findings(tree: ast.Module) -> Iterator[Finding]:
+    """Everything that may differ between nodes."""
     for node in ast.walk(tree):
-        found = _finding(node)
-        if found:
-            yield getattr(node, "lineno", 0), found
+        for what in _of_node(node):
+            yield Finding(getattr(node, "lineno", 0), what)
+    for pallet in _pallets(tree):
+        yield from _late_writes(pallet)
 
 
-def _finding(node: ast.AST) -> str | None:
+def _of_node(node: ast.AST) -> Iterator[str]:
+    yield from _of_value(node)
+    yield from _of_import(node)
     match node:
-        case ast.Constant(value=float() | complex()):
-            return "D1: a float"
-        case ast.BinOp(op=ast.Div()) | ast.AugAssign(op=ast.Div()):
-            return "D1: true division"
-        case ast.Import(names=names):
-            bad = [name.name for name in names if name.name.split(".")[0] in MODULES]
-            return f"D2: imports {bad[0]}" if bad else None
-        case ast.ImportFrom(module=str(module)) if module.split(".")[0] in MODULES:
-            return f"D2: imports {module}"
-        case ast.For(iter=iterable) | ast.comprehension(iter=iterable) if _is_set(iterable):
-            return "D3: iterates over a set"
-        case ast.Call(func=ast.Name(id=name)) if name in CALLS:
-            return f"{CALLS[name]}: {name}()"
-        case ast.Call(func=ast.Attribute(attr=name)) if name in TEXT:
-            return f"D5: .{name}()"
         case ast.Assert():
-            return "D6: assert"
+            yield "`assert`: gone under -O; use `ensure`"
         case ast.ExceptHandler(type=None):
-            return "D7: bare except"
-        case ast.ExceptHandler(type=ast.Name(id="Exception" | "BaseException" as name)):
-            return f"D7: except {name}"
-        case ast.Global():
-            return "D9: global"
+            yield "a bare `except`"
+        case ast.ExceptHandler(type=caught) if _names(caught) & CATCH_ALL:
+            yield "a catch-all `except`: a MemoryError must not become a result"
+        case ast.For(iter=walked) | ast.comprehension(iter=walked) if _is_set(walked):
+            yield "iteration over a set: its order differs with PYTHONHASHSEED"
+        case ast.Global() | ast.Nonlocal():
+            yield "a variable written from elsewhere"
         case _:
-            return _decorated(node)
+            pass
+
+
+def _of_value(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.Constant(value=float()):
+            yield "a float literal"
+        case ast.BinOp(op=ast.Div()) | ast.AugAssign(op=ast.Div()):
+            yield "`/`: use `//`"
+        case ast.Call(func=ast.Name(id=name)) if name in CALLS:
+            yield f"`{name}()`: {CALLS[name]}"
+        case ast.Call(func=ast.Name(id="int"), args=[_, _, *_]):
+            yield "`int` of a text: its limits differ between Pythons"
+        case ast.Call(func=ast.Attribute(attr=name)) if name in TEXT_METHODS:
+            yield f"`.{name}()`: {UNICODE}"
+        case _:
+            pass
+
+
+def _of_import(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.Import(names=names):
+            yield from (f"import of {n.name}" for n in names if n.name.split(".")[0] in MODULES)
+        case ast.ImportFrom(module=str(module)) if module.split(".")[0] in MODULES:
+            yield f"import of {module}"
+        case ast.ImportFrom(module="functools", names=names):
+            yield from (f"import of {n.name}" for n in names if n.name.endswith("cache"))
+        case _:
+            pass
+
+
+def _names(node: ast.expr | None) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node else set()
 
 
 def _is_set(node: ast.expr) -> bool:
-    match node:
-        case ast.Set() | ast.SetComp():
-            return True
-        case ast.Call(func=ast.Name(id=name)):
-            return name in SETS
-        case ast.BinOp(left=left, op=ast.BitAnd() | ast.BitOr() | ast.Sub(), right=right):
-            return _is_set(left) or _is_set(right)
-        case _:
-            return False
+    if isinstance(node, ast.Set | ast.SetComp):
+        return True
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("set", "frozenset")
+    )
 
 
-def _decorated(node: ast.AST) -> str | None:
-    for decorator in getattr(node, "decorator_list", ()):
-        name = decorator.func if isinstance(decorator, ast.Call) else decorator
-        text = getattr(name, "attr", getattr(name, "id", ""))
-        if text in ("lru_cache", "cache", "cached_property"):
-            return f"D8: @{text}"
-    return None
+def _pallets(tree: ast.Module) -> Iterator[ast.ClassDef]:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and "Pallet" in {
+            base.id for base in node.bases if isinstance(base, ast.Name)
+        }:
+            yield node
 
 
-def check(path: Path) -> list[str]:
-    """The findings of a file that are not excused, as `path:line: what`."""
+def _late_writes(pallet: ast.ClassDef) -> Iterator[Finding]:
+    """Attributes of a pallet written after its construction: state that no rollback undoes."""
+    for method in pallet.body:
+        if isinstance(method, ast.FunctionDef) and method.name != "__init__":
+            for node in ast.walk(method):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                    yield Finding(
+                        node.lineno, f"`{ast.unparse(node)}` written in a pallet's method"
+                    )
+
+
+def check(path: Path) -> Iterator[str]:
+    """The findings of one file, as they are printed."""
     source = path.read_text()
     lines = source.splitlines()
-    return [
-        f"{path}:{line}: {what}"
-        for line, what in findings(ast.parse(source))
-        if not any(EXCUSE in near for near in lines[max(0, line - 2) : line])
-    ]
+    for finding in sorted(findings(ast.parse(source))):
+        if UNICODE in finding.what and not any(f"/{floor}/" in str(path) for floor in TEXT_FLOORS):
+            continue
+        if ALLOWED not in lines[finding.line - 1]:
+            yield f"{path.relative_to(ROOT)}:{finding.line}: {finding.what}"
 
 
 def main() -> int:
-    named = [Path(argument) for argument in sys.argv[1:]]
-    paths = named or sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
-    problems = [problem for path in paths for problem in check(path)]
-    print("\n".join(problems), end="\n" if problems else "")
-    return 1 if problems else 0
+    """Check every file of the floors."""
+    found = [
+        line
+        for floor in FLOORS
+        for path in sorted((ROOT / "src/deepbrain" / floor).rglob("*.py"))
+        for line in check(path)
+    ]
+    for line in found:
+        print(line)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -31,6 +31,10 @@ class AccountData(Struct):
     """Always zero: nothing is frozen on this chain. Wallets expect the field."""
     flags: U128
 
+    def total(self) -> int:
+        """All it has."""
+        return int(self.free) + int(self.reserved)
+
 
 class AccountInfo(Struct):
     """An account: how many extrinsics it has had, and its money."""

@@ -48,7 +48,7 @@ class TokenFailure(DeepBrainError):
     """Money is not there, or may not be moved like this. Wallets know these reasons by heart."""
 
     def __init__(self, kind: TokenKind) -> None:
-        super().__init__(kind.name.lower().replace("_", " "))
+        super().__init__(kind.name.lower().replace("_", " "))  # determinism: allow (for people)
         self.kind = kind
 
 

@@ -37,11 +37,8 @@ class Deposited(NamedTuple):
     event: Struct
 
 
-class Mark(NamedTuple):
-    """A point to come back to."""
-
-    displaced: int
-    events: int
+Mark: TypeAlias = tuple[int, int]
+"""A point to come back to: how much was displaced, and how many events there were."""
 
 
 class Journal:
@@ -58,18 +55,18 @@ class Journal:
 
     def mark(self) -> Mark:
         """Where the journal stands; `rollback` comes back to it."""
-        return Mark(len(self.displaced), len(self.events))
+        return len(self.displaced), len(self.events)
 
     def rollback(self, mark: Mark) -> None:
         """Undo every write and event since `mark`."""
-        displaced = self.displaced
-        while len(displaced) > mark.displaced:
+        displaced, (writes, events) = self.displaced, mark
+        while len(displaced) > writes:
             item, key, value = displaced.pop()
             if value is UNREAD:
                 del item.values[key]
             else:
                 item.values[key] = value
-        del self.events[mark.events :]
+        del self.events[events:]
 
     def changes(self) -> dict[bytes, bytes | None]:
         """The written keys with their encoded values; a key may have the value it had before."""

@@ -317,7 +317,8 @@ def _crate_of(pallet: type[Pallet]) -> str:
     """`TransactionPayment` → `pallet_transaction_payment`."""
     if pallet.chain_name == "System":
         return "frame_system"
-    return "pallet" + re.sub("([A-Z])", r"_\1", pallet.chain_name).lower()
+    snake = re.sub("([A-Z])", r"_\1", pallet.chain_name)
+    return "pallet" + snake.lower()  # determinism: allow (ASCII, for people)
 
 
 def _path_of(cls: type) -> tuple[str, ...]:

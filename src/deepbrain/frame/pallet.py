@@ -97,7 +97,11 @@ class Pallet:
 
 def chain_name(attribute: str) -> str:
     """`orders_of` → `OrdersOf`, as storage and constants are written on the chain."""
-    return "".join(_ABBREVIATIONS.get(part, part.capitalize()) for part in attribute.split("_"))
+    parts = attribute.split("_")
+    return "".join(
+        _ABBREVIATIONS.get(part, part.capitalize())  # determinism: allow (ASCII, at import)
+        for part in parts
+    )
 
 
 def _is_constant(hint: Any) -> bool:

@@ -198,8 +198,7 @@ class Balances(Pallet, index=4):
     def can_pay(self, who: AccountId, amount: Balance) -> bool:
         """Whether `pay` would succeed."""
         data = self.accounts.account_of(who).data
-        left = int(data.free) - amount
-        return left >= 0 and left + data.reserved >= self.existential_deposit
+        return amount <= data.free and data.total() - amount >= self.existential_deposit
 
     def pay(self, who: AccountId, to: AccountId, amount: Balance) -> None:
         """Move a fee. The payer keeps at least the existential deposit. Raises: TokenFailure."""
@@ -215,9 +214,8 @@ class Balances(Pallet, index=4):
             _taken(self.accounts.account_of(who).data.free, value)
             self.emit(Transfer(from_=who, to=dest, amount=value))
             return
-        there = self.accounts.account_of(dest).data
-        if int(there.free) + there.reserved + value < self.existential_deposit:
-            raise TokenFailure(TokenKind.BELOW_MINIMUM)
+        if value < self.existential_deposit:
+            self._ensure_receives(dest, value)
         self._withdraw(who, value, keep_alive=keep_alive)
         self._deposit(dest, value)
         self.emit(Transfer(from_=who, to=dest, amount=value))
@@ -225,7 +223,7 @@ class Balances(Pallet, index=4):
     def _withdraw(self, who: AccountId, value: Balance, *, keep_alive: bool) -> None:
         info = self.accounts.account_of(who)
         free = _taken(info.data.free, value)
-        if keep_alive and int(free) + info.data.reserved < self.existential_deposit:
+        if keep_alive and info.data.total() - value < self.existential_deposit:
             raise TokenFailure(TokenKind.NOT_EXPENDABLE)
         self._settle(who, info, free, info.data.reserved)
 
@@ -236,11 +234,16 @@ class Balances(Pallet, index=4):
 
     def _settle(self, who: AccountId, info: AccountInfo, free: Balance, reserved: Balance) -> None:
         """Store the money of an account, or burn it where it is dust."""
-        if 0 < int(free) + reserved < self.existential_deposit and not reserved:
+        if 0 < free < self.existential_deposit and not reserved:
             self._count_burned(free)
             self.emit(DustLost(account=who, amount=free))
             free = NOTHING
         self.accounts.put_account(who, with_money(info, free, reserved))
+
+    def _ensure_receives(self, dest: AccountId, value: Balance) -> None:
+        """Raises: TokenFailure: with so little, the account would be dust."""
+        if self.accounts.account_of(dest).data.total() + value < self.existential_deposit:
+            raise TokenFailure(TokenKind.BELOW_MINIMUM)
 
     def _take_held(
         self, who: AccountId, reason: HoldReason, amount: Balance, *, to_free: Balance
@@ -268,7 +271,7 @@ class Balances(Pallet, index=4):
     def try_state(self) -> Iterator[str]:
         total = 0
         for who, info in self.accounts.everybody():
-            has = int(info.data.free) + info.data.reserved
+            has = info.data.total()
             total += has
             if 0 < has < self.existential_deposit and not info.data.reserved:
                 yield f"B4: {who} has dust"

@@ -321,6 +321,7 @@ class BlockBuilder:
         self.room = Room(self._runtime.limits)
         self._body: list[bytes] = []
         self._receipts: list[Receipt] = []
+        self._dispatch_infos: dict[tuple[CallDefinition, int], DispatchInfo] = {}
         for pallet in self.block.pallets.values():
             self.room.weight += pallet.on_initialize()
         self._before = list(self._journal.events)
@@ -377,11 +378,7 @@ class BlockBuilder:
     def _include(
         self, extrinsic: Extrinsic, start: int, weight: int, error: DispatchError | None
     ) -> Receipt:
-        info = DispatchInfo(
-            weight=Weight(ref_time=U64(weight)),
-            class_=extrinsic.call.definition.dispatch_class,
-            pays_fee=Pays.NO if extrinsic.signed is None else Pays.YES,
-        )
+        info = self._dispatch_info(extrinsic, weight)
         system = self.block.system
         if error is None:
             system.emit(ExtrinsicSuccess(dispatch_info=info))
@@ -393,6 +390,18 @@ class BlockBuilder:
         self._body.append(extrinsic.raw)
         self._receipts.append(receipt)
         return receipt
+
+    def _dispatch_info(self, extrinsic: Extrinsic, weight: int) -> DispatchInfo:
+        """As `ExtrinsicSuccess` tells it; most extrinsics of a block share a few."""
+        key = (extrinsic.call.definition, weight)
+        known = self._dispatch_infos.get(key)
+        if known is None:
+            known = self._dispatch_infos[key] = DispatchInfo(
+                weight=Weight(ref_time=U64(weight)),
+                class_=extrinsic.call.definition.dispatch_class,
+                pays_fee=Pays.NO if extrinsic.signed is None else Pays.YES,
+            )
+        return known
 
     def finish(self) -> BlockOutcome:
         """Run the closing hooks and seal the block's own records."""

@@ -23,6 +23,7 @@ from typing import Final
 from deepbrain.frame.header import Header
 from deepbrain.node.errors import NodeError, UnknownBlock
 from deepbrain.pallets.system import CODE_KEY, System
+from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.primitives.units import BlockNumber, Moment
@@ -177,7 +178,12 @@ class Chain:
         try:
             executed = self._execute(order, verified)
         except InvalidBlock as error:
-            raise NodeError(f"A final block breaks the rules of this software: {error}") from error
+            raise NodeError(f"A final block breaks the rules of this software: {error}.") from error
+        except NodeError:
+            raise
+        except Exception:
+            log.critical("a bug in block %d: %s", self.head.number + 1, _hexes(order.extrinsics))
+            raise
         header, outcome = executed.header, executed.outcome
         number = _key(header.number)
         digest = header.hash()
@@ -211,7 +217,10 @@ class Chain:
             executive = self._next_executive(reader, parent)
             context = _context(parent, order.moment, order.author)
             body = [*executive.inherents(context), *order.extrinsics]
-            outcome = executive.apply_block(reader, context, body, verified)
+            try:
+                outcome = executive.apply_block(reader, context, body, verified)
+            except DecodeError as error:
+                raise InvalidBlock(f"an extrinsic is malformed: {error}") from error
             return self._remember(order, _close(state, parent, outcome))
 
     def _remember(self, order: Order, executed: Executed) -> Executed:
@@ -401,6 +410,10 @@ def _fingerprint(spec: ChainSpec, state: Mapping[bytes, bytes]) -> Hash:
     figures = json.dumps([spec.id, int(spec.target_interval), spec.constants], sort_keys=True)
     entries = [key + blake2_256(value) for key, value in sorted(state.items()) if key != CODE_KEY]
     return blake2_256(figures.encode() + b"".join(entries))
+
+
+def _hexes(extrinsics: Sequence[bytes]) -> str:
+    return " ".join(extrinsic.hex() for extrinsic in extrinsics)
 
 
 def _key(number: int) -> bytes:

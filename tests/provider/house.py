@@ -18,7 +18,7 @@ from deepbrain.net.transport import Endpoint
 from deepbrain.primitives.ids import AccountId, MachineId, OrderId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import U8, U32, U64, BlockNumber
-from deepbrain.provider.agent import Agent
+from deepbrain.provider.loop import Agent
 from deepbrain.provider.fake import FakeChain
 from deepbrain.provider.identity import AgentConfig, Capacity
 from deepbrain.sandbox.fake import FakeProcess, FakeSandbox

@@ -127,10 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lock.release()
     except* (asyncio.CancelledError, KeyboardInterrupt):
         log.info("stopped; tenants go on")
-    except DeepBrainError as error:
-        log.error("%s", error)
-        return 1
-    return 0
+    except* (DeepBrainError, OSError) as group:
+        for error in leaves(group):
+            log.error("%s", error)
+        code = 1
+    return code
 
 
 def leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:

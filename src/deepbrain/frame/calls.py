@@ -28,7 +28,7 @@ from deepbrain.frame.origin import Authority, required_origin
 from deepbrain.frame.outer import outer_types
 from deepbrain.frame.weight import EXTRINSIC, READ, WRITE, DispatchClass
 from deepbrain.primitives.errors import DecodeError
-from deepbrain.scale import MAX_DEPTH, Codec, StructField, codec_of
+from deepbrain.scale import Codec, StructField, codec_of
 from deepbrain.scale.definitions import TypeId
 from deepbrain.scale.registry import TypeRegistry
 
@@ -39,7 +39,8 @@ OriginT = TypeVar("OriginT")
 MAX_NESTING: Final = 8
 """How many calls may lie inside one another."""
 
-_DEPTH_PER_CALL: Final = MAX_DEPTH // MAX_NESTING
+_DEPTH_PER_CALL: Final = 6
+"""Of the codec's `MAX_DEPTH`: the arguments of the innermost call need some of it, too."""
 
 
 class Call(NamedTuple):
@@ -212,7 +213,7 @@ class CallTable:
 
     def decode_at(self, data: bytes, at: int, depth: int = 0) -> tuple[Call, int]:
         """The call at `at`, and the place behind it. Raises: DecodeError."""
-        if depth >= MAX_DEPTH:
+        if depth > MAX_NESTING * _DEPTH_PER_CALL:
             raise DecodeError(f"calls nest deeper than {MAX_NESTING}")
         if at + 2 > len(data):
             raise DecodeError("the input ends inside a call")

@@ -84,7 +84,11 @@ class Pallet:
     # What a pallet may do around the extrinsics of a block; it must not fail.
 
     def on_initialize(self) -> int:
-        """Before the first extrinsic; gives the picoseconds it took, charged to the block."""
+        """Before the inherents; gives the picoseconds it took, charged to the block."""
+        return 0
+
+    def post_inherents(self) -> int:
+        """Before the first signed extrinsic, when the block's time is known; gives picoseconds."""
         return 0
 
     def on_finalize(self) -> None:

@@ -51,7 +51,7 @@ class Clock(Protocol):
 class Payments(Protocol):
     """Moves fees."""
 
-    def can_pay(self, who: AccountId, amount: Balance) -> bool:
+    def can_pay(self, who: AccountId, amount: int) -> bool:
         """Whether `pay` would succeed."""
 
     def pay(self, who: AccountId, to: AccountId, amount: Balance) -> None:

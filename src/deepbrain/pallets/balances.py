@@ -195,7 +195,7 @@ class Balances(Pallet, index=4):
         self._deposit(who, amount)
         self.emit(Minted(who=who, amount=amount))
 
-    def can_pay(self, who: AccountId, amount: Balance) -> bool:
+    def can_pay(self, who: AccountId, amount: int) -> bool:
         """Whether `pay` would succeed."""
         data = self.accounts.account_of(who).data
         return amount <= data.free and data.total() - amount >= self.existential_deposit

@@ -54,7 +54,7 @@ class Fees(Pallet, index=6, name="TransactionPayment"):
 
     def can_take(self, who: AccountId, fee: Balance, tip: Balance) -> bool:
         """Whether `take` would succeed."""
-        return self.payments.can_pay(who, fee + tip if tip else fee)
+        return self.payments.can_pay(who, int(fee) + int(tip))
 
     # What other pallets may ask: `traits.Charges`.
 

@@ -447,7 +447,7 @@ class Rent(Pallet, index=30):
 
     # What is due by itself.
 
-    def on_initialize(self) -> int:
+    def post_inherents(self) -> int:
         """End what is over and forget what has ended long ago, a bounded number a block."""
         now, before = self.clock.service(), self.due_cursor.get()
         taken = 0

@@ -195,6 +195,7 @@ class Executive:
         builder = BlockBuilder(self, reader, context, verified)
         for raw in self.inherents(context):
             builder.push_inherent(self.decode(raw))
+        builder.open_to_signed()
         return builder
 
     def apply_block(
@@ -325,6 +326,7 @@ class BlockBuilder:
         for pallet in self.block.pallets.values():
             self.room.weight += pallet.on_initialize()
         self._before = list(self._journal.events)
+        # Events of the hooks before the first signed extrinsic.
         self._upgraded = self.block.system.upgraded()
 
     def push_inherent(self, extrinsic: Extrinsic) -> Receipt:
@@ -334,6 +336,13 @@ class BlockBuilder:
         if failure is not None:
             raise InvalidBlock(f"{extrinsic.call.name}: {failure}")
         return self._include(extrinsic, start, weight_of(extrinsic), None)
+
+    def open_to_signed(self) -> None:
+        """Run the hooks that wait for the inherents."""
+        start = len(self._journal.events)
+        for pallet in self.block.pallets.values():
+            self.room.weight += pallet.post_inherents()
+        self._before += self._journal.events[start:]
 
     def push(self, extrinsic: Extrinsic) -> Receipt:
         """Include an extrinsic. Whatever this raises, the block is as it was before.

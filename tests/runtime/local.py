@@ -1,0 +1,225 @@
+"""A chain in memory, for tests: calls in, blocks out, every invariant checked after each."""
+
+import json
+from pathlib import Path
+
+from tests.state.support import DictState
+
+import deepbrain.runtime
+from deepbrain.frame.dispatch import read_error
+from deepbrain.frame.events import EventRecord
+from deepbrain.pallets.machines import (
+    Address,
+    BondMessage,
+    Hardware,
+    Isolation,
+    Machines,
+    bond_message,
+)
+from deepbrain.pallets.rent import Rent
+from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
+from deepbrain.primitives.keys import Keypair, Scheme
+from deepbrain.primitives.units import (
+    PLANCK,
+    U16,
+    U32,
+    Balance,
+    BlockNumber,
+    MicroUsd,
+    Moment,
+    Seconds,
+)
+from deepbrain.runtime.chainspec import ChainSpec
+from deepbrain.runtime.executive import BlockContext, BlockOutcome, Executive, Receipt
+from deepbrain.runtime.extrinsic import sign
+from deepbrain.runtime.genesis import genesis_header, genesis_state
+from deepbrain.runtime.runtime import Runtime, RuntimeBlock
+from deepbrain.state.trie import full_root
+
+SPECS = Path(deepbrain.runtime.__file__).parent / "specs"
+START = Moment(1_800_000_000_000)
+MANIFEST = Hash(bytes(range(32)))
+
+
+def load_spec(name: str = "dev", **constants) -> ChainSpec:
+    file = json.loads((SPECS / f"{name}.json").read_text())
+    for pallet, figures in constants.items():
+        file["constants"].setdefault(pallet, {}).update(figures)
+    return ChainSpec.parse(file)
+
+
+class Everybody:
+    """Knows every signature as good."""
+
+    def __contains__(self, digest) -> bool:
+        return True
+
+
+def key(name: str, scheme: Scheme = Scheme.SR25519) -> Keypair:
+    return Keypair.from_uri("//" + name, scheme)
+
+
+ALICE, BOB, CHARLIE, DAVE, EVE, FERDIE = (
+    key(name) for name in ("Alice", "Bob", "Charlie", "Dave", "Eve", "Ferdie")
+)
+RIG = key("rig", Scheme.ED25519)
+MACHINE = MachineId(RIG.public)
+
+
+class LocalChain:
+    """One chain. Blocks are 1 s apart unless told otherwise."""
+
+    def __init__(self, spec: ChainSpec | None = None, *, verify: bool = False) -> None:
+        self.runtime = Runtime(spec or load_spec())
+        state = genesis_state(self.runtime)
+        self.state = DictState(state)
+        self.head = genesis_header(full_root(state.items())).hash()
+        self.executive = Executive(self.runtime, self.head)
+        self.number = 0
+        self.moment = START
+        self.verified = () if verify else Everybody()
+        self.outcome: BlockOutcome | None = None
+
+    # Blocks.
+
+    def context(self, after_ms: int = 1000) -> BlockContext:
+        return BlockContext(
+            number=BlockNumber(self.number + 1),
+            parent_hash=self.head,
+            moment=Moment(self.moment + after_ms),
+            author=FERDIE.public,
+        )
+
+    def block(self, *extrinsics: bytes, after_ms: int = 1000) -> BlockOutcome:
+        """Make a block, check that whoever applies it finds the same, and go on from it."""
+        context = self.context(after_ms)
+        proposal = self.executive.propose(self.state, context, extrinsics, self.verified)
+        assert proposal.bad == ()
+        outcome = proposal.outcome
+        body = outcome.extrinsics
+        again = self.executive.apply_block(self.state, context, body, self.verified)
+        assert again.changes == outcome.changes
+        self.state.apply(outcome.changes, {})
+        self.number, self.moment = context.number, context.moment
+        self.head = Hash(bytes(28) + int(self.number).to_bytes(4, "big"))
+        self.outcome = outcome
+        assert list(self.now().try_state()) == []
+        return outcome
+
+    def advance(self, seconds: int) -> None:
+        """Let service time go by: at most 10 s a block."""
+        while seconds > 0:
+            step = min(seconds, 10)
+            self.block(after_ms=step * 1000)
+            seconds -= step
+
+    # Calls.
+
+    def signed(self, who: Keypair, call, *, ahead: int = 0, tip: int = 0, **options) -> bytes:
+        nonce = self.now().system.account_of(who.public).nonce + ahead
+        return sign(call, who, self.executive.signing, nonce=nonce, tip=tip, **options)
+
+    def receipt(self, who: Keypair, call, **options) -> Receipt:
+        """What came of a call in a block of its own."""
+        return self.block(self.signed(who, call, **options)).receipts[-1]
+
+    def do(self, who: Keypair, call, **options) -> Receipt:
+        """Make a call that must succeed."""
+        receipt = self.receipt(who, call, **options)
+        assert receipt.success, self.reason(receipt)
+        return receipt
+
+    def refused(self, who: Keypair, call, **options):
+        """Make a call that must fail; gives the error."""
+        receipt = self.receipt(who, call, **options)
+        assert not receipt.success
+        return self.reason(receipt)
+
+    def reason(self, receipt: Receipt):
+        return receipt.error and read_error(receipt.error, self.runtime.errors)
+
+    # What there is.
+
+    def now(self) -> RuntimeBlock:
+        return self.runtime.at(self.state, self.head)
+
+    def free(self, who: Keypair | AccountId) -> int:
+        return int(self._data(who).free)
+
+    def held(self, who: Keypair | AccountId) -> int:
+        return int(self._data(who).reserved)
+
+    def _data(self, who):
+        account = who.public if isinstance(who, Keypair) else who
+        return self.now().system.account_of(account).data
+
+    def events(self, kind: type | None = None) -> list:
+        """Events of the last block, as a client decodes them."""
+        records = self.runtime.events.decode(self.now().system.events.get())
+        assert all(isinstance(record, EventRecord) for record in records)
+        return [r.event for r in records if kind is None or isinstance(r.event, kind)]
+
+    # Shorthands of the market.
+
+    def bond(
+        self,
+        controller: Keypair = BOB,
+        *,
+        machine: Keypair = RIG,
+        stash: Keypair | None = None,
+        price: int = 3_600_000,
+        gpus: int = 4,
+        isolation: Isolation = Isolation.GVISOR,
+    ) -> MachineId:
+        call = bond_call(self, controller, machine, stash or controller, price, gpus, isolation)
+        self.do(controller, call)
+        return MachineId(machine.public)
+
+    def place(self, renter: Keypair = ALICE, **changes) -> OrderId:
+        order = OrderId(self.now().rent.next_id.get())
+        self.do(renter, place_call(**changes))
+        return order
+
+
+def hardware(gpus: int = 4, cpus: int = 16) -> Hardware:
+    return Hardware(
+        gpu_model="RTX 4090" if gpus else "",
+        gpus=U16(gpus),
+        gpu_memory_mib=U32(24 * 1024),
+        cpu_model="EPYC",
+        cpus=U16(cpus),
+        memory_mib=U32(64 * 1024),
+        disk_mib=U32(500 * 1024),
+    )
+
+
+def bond_call(chain, controller, machine, stash, price, gpus, isolation):
+    block = chain.now()
+    machine_id = MachineId(machine.public)
+    message = BondMessage(
+        machine=machine_id,
+        stash=stash.public,
+        controller=controller.public,
+        nonce=block.machines.bonds.at(machine_id),
+    )
+    return Machines.bond.make(
+        machine=machine_id,
+        hardware=hardware(gpus),
+        isolation=isolation,
+        price=MicroUsd(price),
+        address=Address(endpoints=(), relays=()),
+        signature=machine.sign(bond_message(chain.executive.signing.genesis, message)),
+    )
+
+
+def place_call(**changes):
+    arguments = {
+        "machine": MACHINE,
+        "units": U16(1),
+        "seconds": Seconds(100),
+        "manifest_hash": MANIFEST,
+        "max_total": Balance(10**6 * PLANCK),
+        "offer_version": U32(0),
+        "start_within": Seconds(30),
+    }
+    return Rent.place.make(**(arguments | changes))

@@ -67,7 +67,7 @@ def engine_for(
 ) -> Engine:
     """Raises: SandboxError: gVisor is missing, or the mode needs root."""
     if mode is Mode.PROCESS:
-        return ProcessEngine(tool)
+        return ProcessEngine(tool, owner)
     if programs.runsc is None:
         raise SandboxError("runsc (gVisor) is missing; run scripts/get-gvisor .cache/bin")
     if mode is Mode.GVISOR and os.geteuid() != 0:

@@ -33,8 +33,9 @@ _PROGRAMS: Final = ("usr/local/bin", "usr/bin", "bin", "usr/local/sbin", "usr/sb
 
 
 class ProcessEngine:
-    def __init__(self, tool: Path) -> None:
+    def __init__(self, tool: Path, owner: tuple[int, int]) -> None:
         self._tool = tool
+        self._owner = owner
         self._root = os.geteuid() == 0
 
     def _tree(self, tenant: TenantDirectory) -> Path:
@@ -61,6 +62,7 @@ class ProcessEngine:
         workspace = self._tree(tenant) / WORKSPACE.lstrip("/")
         workspace.mkdir(parents=True)
         self._tree(tenant).chmod(0o755)
+        os.chown(workspace, *self._owner)
         tenant.volume.symlink_to(workspace)
 
     def run_plan(self, tenant: TenantDirectory, spec: TenantSpec, rootfs: Path) -> dict[str, Any]:

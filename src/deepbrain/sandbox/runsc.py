@@ -61,7 +61,10 @@ class RunscEngine:
         for directory in (tenant.overlay, tenant.state_root, tenant.bundle):
             directory.mkdir(mode=0o700, exist_ok=True)
         tenant.volume.mkdir(mode=0o700, exist_ok=True)
-        if self._rootless or tenant.volume in mounts_below(tenant.volume):
+        if self._rootless:
+            os.chown(tenant.volume, *self._owner)
+            return
+        if tenant.volume in mounts_below(tenant.volume):
             return
         quotas = Quotas.of(spec.disk_bytes)
         make_volume(tenant.volume_image, tenant.volume, quotas.volume, self._owner)

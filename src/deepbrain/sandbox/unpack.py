@@ -34,11 +34,12 @@ def drop_rights(uid: int) -> None:
 
 def main() -> int:
     digest, directory, uid = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    os.chdir(directory)  # the way here may be closed to that user
     drop_rights(uid)
     try:
         if digest_of(sys.stdin.buffer) != digest:
             raise ImageError("the image is not the one that was named: its SHA-256 differs")
-        config = unpack(sys.stdin.buffer, directory)
+        config = unpack(sys.stdin.buffer, Path())
     except ImageError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,0 +1,212 @@
+"""The root helper of a provider: `python -m deepbrain.provider.helper --data DIR --uid N -- agent ...`.
+
+The only code of a provider that runs as root. It runs the canaries, starts the agent as an unprivileged
+user with one end of a socket, answers that agent's closed list of requests (`sandbox.messages`), and
+starts it again when it dies. Tenants belong to their keepers and outlive both. Whoever supervises the
+helper (systemd, `dbc network up`) starts it again when it dies; the agent ends when the socket closes.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from deepbrain.primitives.errors import DecodeError
+from deepbrain.primitives.units import U32
+from deepbrain.provider.confine import confined, program_trees, share
+from deepbrain.sandbox import messages
+from deepbrain.sandbox.host import Host, SessionFds
+from deepbrain.sandbox.messages import (
+    ANSWERS,
+    MAX_PACKET,
+    REQUESTS,
+    Answer,
+    AnswerPacket,
+    Done,
+    Request,
+)
+from deepbrain.sandbox.open import open_host
+from deepbrain.sandbox.remote import HELPER_FD
+from deepbrain.sandbox.sandbox import SandboxError
+
+SESSION_FDS: Final = 5
+WORKERS: Final = 16
+RESTART_SECONDS: Final = (0.1, 30.0)
+SETTLED_SECONDS: Final = 10.0
+"""An agent that lived this long is started again at once."""
+STOP_SECONDS: Final = 10.0
+
+
+class Service:
+    """Answers one agent's requests until its socket closes."""
+
+    def __init__(self, host: Host, connection: socket.socket) -> None:
+        self._host = host
+        self._connection = connection
+        self._sending = threading.Lock()
+
+    def serve(self) -> None:
+        with ThreadPoolExecutor(WORKERS, "request") as workers:
+            while True:
+                try:
+                    data, fds, flags, _ = socket.recv_fds(self._connection, MAX_PACKET, SESSION_FDS)
+                except OSError:
+                    return
+                if not data:
+                    return
+                for fd in fds:
+                    os.set_inheritable(fd, False)
+                whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+                job = workers.submit(self._answer, data if whole else b"", list(fds))
+                job.add_done_callback(self._report_bug)
+
+    def _answer(self, data: bytes, fds: list[int]) -> None:
+        number = int.from_bytes(data[:4], "little")
+        try:
+            packet = REQUESTS.decode(data)
+            answer = self.carry_out(packet.request, fds)
+        except DecodeError:
+            answer = messages.failure_to_wire(SandboxError("the request is malformed"))
+        except SandboxError as error:
+            answer = messages.failure_to_wire(error)
+        except OSError as error:
+            answer = messages.failure_to_wire(
+                SandboxError(f"the machine refused: {error.strerror}")
+            )
+        finally:
+            for fd in fds:
+                os.close(fd)
+        packed = ANSWERS.encode(AnswerPacket(number=U32(number), answer=answer))
+        with self._sending, suppress(OSError):  # the agent may have gone
+            self._connection.send(packed)
+
+    def _report_bug(self, job: "Future[None]") -> None:
+        """An error that nobody foresaw: say it, and drop the agent rather than leave it waiting."""
+        if (error := job.exception()) is not None:
+            traceback.print_exception(error)
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+
+    def carry_out(self, request: Request, fds: Sequence[int]) -> Answer:
+        """Raises: SandboxError."""
+        host = self._host
+        match request:
+            case messages.AskReport():
+                return messages.report_to_wire(host.report)
+            case messages.InstallImage(digest=digest):
+                host.install_image(digest.hex())
+            case messages.RemoveImage(digest=digest):
+                host.remove_image(digest.hex())
+            case messages.Prepare(spec=spec):
+                host.prepare(messages.spec_from_wire(spec, host.report.mode))
+            case messages.Start(order=order):
+                host.start(int(order))
+            case messages.SetEnd(order=order, end_at=end_at):
+                host.set_end(int(order), int(end_at), messages.end_reason(request))
+            case messages.Signal(order=order, number=number):
+                host.signal(int(order), int(number))
+            case messages.Exec(order=order, argv=argv, env=env, cwd=cwd, tty=tty):
+                host.exec(int(order), argv, env, cwd, tty, _session_fds(fds))
+            case messages.Collect(order=order, arguments=arguments):
+                host.collect(int(order), arguments, _session_fds(fds))
+            case messages.Destroy(order=order):
+                host.destroy(int(order))
+            case _:
+                raise SandboxError("the request is unknown")
+        return Done()
+
+
+def _session_fds(fds: Sequence[int]) -> SessionFds:
+    if len(fds) != SESSION_FDS:
+        raise SandboxError(f"a session needs {SESSION_FDS} descriptors")
+    return SessionFds(*fds)
+
+
+class Supervisor:
+    """Keeps one agent running, and serves it."""
+
+    def __init__(self, host: Host, uid: int, gid: int, argv: Sequence[str]) -> None:
+        self._host = host
+        self._enter: Callable[[], None] = confined(uid, gid, (*program_trees(), host.data))
+        self._argv = list(argv)
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+
+    def run(self, *, once: bool = False) -> int:
+        """Until a signal stops it, or, with `once`, until the agent ends; returns its code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        pause = RESTART_SECONDS[0]
+        while True:
+            started = time.monotonic()
+            code = self._run_agent()
+            if self._stopping or once:
+                return code
+            if time.monotonic() - started > SETTLED_SECONDS:
+                pause = RESTART_SECONDS[0]
+            sys.stderr.write(f"helper: the agent ended with code {code}; starting it again\n")
+            time.sleep(pause)
+            pause = min(pause * 2, RESTART_SECONDS[1])
+
+    def _run_agent(self) -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        env = dict(os.environ) | {HELPER_FD: str(theirs.fileno())}
+        with ours:
+            with theirs:
+                # No other thread runs now, which is what the function between fork and exec needs.
+                self._agent = subprocess.Popen(
+                    self._argv,
+                    pass_fds=(theirs.fileno(),),
+                    env=env,
+                    preexec_fn=self._enter,  # noqa: PLW1509
+                )
+            Service(self._host, ours).serve()
+        return self._end_agent(self._agent)
+
+    def _end_agent(self, agent: "subprocess.Popen[bytes]") -> int:
+        """It closed its socket: wait for its end, or make it."""
+        try:
+            return agent.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            agent.kill()
+            return agent.wait()
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+        if self._agent is not None:
+            self._agent.terminate()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="deepbrain.provider.helper", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="directory of images and tenants")
+    parser.add_argument("--uid", type=int, required=True, help="the agent's user")
+    parser.add_argument("--gid", type=int, help="its group (default: the same number)")
+    parser.add_argument("--once", action="store_true", help="end with the agent")
+    parser.add_argument("agent", nargs="+", help="the agent's command line")
+    options = parser.parse_args(arguments)
+    gid = options.uid if options.gid is None else options.gid
+    try:
+        if os.geteuid() != 0 or options.uid == 0:
+            raise SandboxError("the helper runs as root, and its agent as another user")
+        host = open_host(options.data, (options.uid, gid))
+        share(options.data / "tenants")
+        return Supervisor(host, options.uid, gid, options.agent).run(once=options.once)
+    except (SandboxError, OSError) as error:
+        sys.stderr.write(f"helper: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

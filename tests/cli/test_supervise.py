@@ -20,8 +20,8 @@ def child(tmp_path: Path, script: str) -> Child:
 
 async def until(condition) -> None:  # type: ignore[no-untyped-def]
     async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - there is nothing to wait on
+        while not condition():  # noqa: ASYNC110 - there is nothing to wait on
+            await asyncio.sleep(0.01)
 
 
 async def test_a_child_that_dies_is_started_again_and_ends_when_told(

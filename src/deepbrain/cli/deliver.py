@@ -87,8 +87,9 @@ class Patience:
     def __init__(self) -> None:
         self.renew()
 
-    def renew(self, seconds: float = PATIENCE_SECONDS) -> None:
-        self._until = asyncio.get_running_loop().time() + seconds
+    def renew(self, seconds: float | None = None) -> None:
+        span = PATIENCE_SECONDS if seconds is None else seconds
+        self._until = asyncio.get_running_loop().time() + span
 
     @property
     def is_over(self) -> bool:
@@ -145,8 +146,7 @@ async def _await_start(
                     return status
                 if status.stage in (Stage.FAILED, Stage.DESTROYED):
                     raise NotStarted(status.detail or "the machine gave the order up")
-                unpacks = status.stage is Stage.PULLING
-                patience.renew(UNPACKING_SECONDS if unpacks else PATIENCE_SECONDS)
+                patience.renew(UNPACKING_SECONDS if status.stage is Stage.PULLING else None)
                 limit.reschedule(loop.time() + patience.left)
                 report(_WORDS.get(status.stage, "preparing"))
     except TimeoutError:

@@ -89,7 +89,9 @@ async def _wait_for_both(
             await interrupts.unless(_within(SETTLE_SECONDS, ended))
         else:
             await interrupts.unless(_within(LAST_WORDS_SECONDS, output))
-    if not ended.done():
+    if ended.done():
+        ended.result()
+    else:
         await close_order(reach)
     if output.done() and output.exception() is None:
         return output.result()

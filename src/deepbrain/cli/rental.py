@@ -24,7 +24,7 @@ from deepbrain.cli.reach import Reach
 from deepbrain.cli.wish import Wish, choose_image
 from deepbrain.client.errors import CallFailed
 from deepbrain.net.errors import NetError
-from deepbrain.net.messages import Digest, Greeting, Manifest, Salt
+from deepbrain.net.messages import PROTOCOL_VERSION, Digest, Greeting, Manifest, Salt
 from deepbrain.net.messages import Workspace as WorkspaceClaim
 from deepbrain.net.session import greet
 from deepbrain.pallets.machines import Machines, NotEnoughUnits
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from deepbrain.client.workspace import Packed
     from deepbrain.net.transport import Endpoint
 
-MANIFEST_VERSION = U8(1)
 
 _ANOTHER_MAY_DO = (OfferChanged, MachineUnavailable, NotEnoughUnits, PriceAboveLimit)
 """Refusals of one machine's offer, not of the renter."""
@@ -184,7 +183,7 @@ def _manifest_for(wish: Wish, greeting: Greeting, package: Package) -> Manifest:
         digest = image.digest
     packed = package.workspace
     return Manifest(
-        version=MANIFEST_VERSION,
+        version=U8(PROTOCOL_VERSION),
         salt=Salt(os.urandom(32)),
         image=digest,
         argv=wish.argv,

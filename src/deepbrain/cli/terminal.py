@@ -12,6 +12,8 @@ import tty
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from deepbrain.net.errors import NetError
+
 if TYPE_CHECKING:
     from deepbrain.net.session import ExecStream
 
@@ -37,7 +39,9 @@ async def join(command: "ExecStream", *, interactive: bool, is_tty: bool) -> int
         if interactive:
             tasks.append(asyncio.create_task(_feed(command)))
         else:
-            await command.write_eof()
+            # It may have ended already; reading tells how.
+            with contextlib.suppress(NetError):
+                await command.write_eof()
         if is_tty:
             tasks.append(asyncio.create_task(_follow_size(command)))
         try:

@@ -242,15 +242,19 @@ async def test_what_a_killed_receiver_left_is_swept_but_not_a_living_one(tmp_pat
 
 
 async def test_one_file_takes_the_name_it_is_given(tmp_path: Path) -> None:
-    await receive_file(stream(archive(member("w/model.npy", b"m"))), tmp_path / "tree")
+    data = archive(member("w/model.npy", b"m"), member("w/b/c", b"c"))
+    await receive_file(stream(data), "w", tmp_path / "tree")
     assert (tmp_path / "tree" / "model.npy").read_bytes() == b"m"
-    await receive_file(stream(archive(member("model.npy", b"m"))), tmp_path / "mine.npy")
+    await receive_file(stream(data), "./w/model.npy", tmp_path / "mine.npy")
     assert (tmp_path / "mine.npy").read_bytes() == b"m"
     with pytest.raises(ResultsRefused, match="choose another"):
-        await receive_file(stream(archive(member("model.npy", b"n"))), tmp_path / "mine.npy")
-    with pytest.raises(ResultsRefused, match="nothing that can be taken"):
-        await receive_file(stream(archive(HOSTILE["a link out"])), tmp_path / "link")
-    assert everything_below(tmp_path) == {"tree", "tree/model.npy", "mine.npy"}
+        await receive_file(stream(data), "w/model.npy", tmp_path / "mine.npy")
+    for path in ("nothing", "../tree", "w/../../tree"):
+        with pytest.raises(ResultsRefused, match="sent no"):
+            await receive_file(stream(data), path, tmp_path / "link")
+    with pytest.raises(ResultsRefused, match="only files and directories"):
+        await receive_file(stream(archive(HOSTILE["a link out"])), "link", tmp_path / "link")
+    assert {path.name for path in tmp_path.iterdir()} == {"tree", "mine.npy"}
 
 
 HOSTILE_NAMES = st.lists(

@@ -68,6 +68,7 @@ def cp(source: str, target: str) -> None:
     chosen = choices.chosen()
     if there is not None:
         order, path = there
+        path = path.rstrip("/")
         block_on(_copy_out(choices, chosen, order, path, _new_name(path, Path(target))))
     elif here is not None:
         order, path = here
@@ -83,7 +84,7 @@ def _remote(text: str) -> tuple[OrderId, str] | None:
 
 def _new_name(path: str, target: Path) -> Path:
     """Where a copy of `path` goes: below `target` where that is a directory. Raises: UserError."""
-    name = Path(path.rstrip("/")).name
+    name = Path(path).name
     if not name or name == "..":
         raise UserError("name a file or directory below /workspace, such as 7:model.npz")
     return target / name if target.is_dir() else target
@@ -124,8 +125,8 @@ async def _copy_out(
     async with reaching(choices, chosen, order) as reach:
         session = await reach.session()
         with progress(f"copying {path}", None) as advance:
-            async with closing(session.copy_out([path.rstrip("/")])) as chunks:
-                results = await receive_file(chunks, target, progress=advance)
+            async with closing(session.copy_out([path])) as chunks:
+                results = await receive_file(chunks, path, target, progress=advance)
     for omission in results.omitted:
         say(f"left out {omission}")
     say(f"{files_and_size(results.files, results.size)} in {target}")

@@ -97,22 +97,22 @@ async def receive(
 
 async def receive_file(
     stream: AsyncIterator[bytes],
+    path: str,
     target: Path,
     limits: Limits = Limits(),
     progress: Callable[[int], None] = lambda _: None,
 ) -> Results:
-    """Unpack a stream that holds one file or one directory, as the new name `target`.
+    """Unpack the file or directory that stands at `path` in a stream as the new name `target`.
 
-    Raises: ResultsRefused: as `receive`, or the stream holds nothing that can be taken.
+    Raises: ResultsRefused: as `receive`, or the stream holds no such file that can be taken.
     """
     _ensure_absent(target)
     with _staging(target) as outer:
         results = await receive(stream, outer / "got", limits, progress)
-        arrived = list((outer / "got").iterdir())
-        if not arrived:
+        source = (outer / "got").joinpath(*_parts_of(path.lstrip("/")))
+        if ".." in path.split("/") or not os.path.lexists(source):
             why = f" ({results.omitted[0]})" if results.omitted else ""
-            raise ResultsRefused(f"the machine sent nothing that can be taken{why}")
-        source = arrived[0] if len(arrived) == 1 else outer / "got"
+            raise ResultsRefused(f"the machine sent no {path} that can be taken{why}")
         try:
             _publish(source, target)
         except OSError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.state.support import DictState
 
 import deepbrain.runtime
+from deepbrain.frame.calls import Call
 from deepbrain.frame.dispatch import read_error
 from deepbrain.frame.events import EventRecord
 from deepbrain.pallets.machines import (
@@ -120,7 +121,8 @@ class LocalChain:
         return sign(call, who, self.executive.signing, nonce=nonce, tip=tip, **options)
 
     def receipt(self, who: Keypair, call, **options) -> Receipt:
-        """What came of a call in a block of its own."""
+        """What came of a call in a block of its own; its declared weight is an upper bound."""
+        self.audit(who, call)
         return self.block(self.signed(who, call, **options)).receipts[-1]
 
     def do(self, who: Keypair, call, **options) -> Receipt:
@@ -137,6 +139,23 @@ class LocalChain:
 
     def reason(self, receipt: Receipt):
         return receipt.error and read_error(receipt.error, self.runtime.errors)
+
+    def audit(self, who: Keypair, call) -> None:
+        """Make the call on the side, and count the keys it touches against what it declares.
+
+        What every extrinsic pays for is not counted: the signer's account and the treasury's.
+        """
+        reader = CountingReader(self.state)
+        block = self.runtime.at(reader, self.head)
+        for account in (who.public, block.fees.treasury):
+            block.system.account.get(account)
+        free = set(reader.keys)
+        block.dispatch(call, who.public)
+        read = set(reader.keys) - free
+        written = set(block.context.journal.changes()) - free
+        reads, writes = declared(call)
+        assert len(read) <= reads, f"{call.name} read {len(read)} keys, declares {reads}"
+        assert len(written) <= writes, f"{call.name} wrote {len(written)}, declares {writes}"
 
     # What there is.
 
@@ -179,6 +198,33 @@ class LocalChain:
         order = OrderId(self.now().rent.next_id.get())
         self.do(renter, place_call(**changes))
         return order
+
+
+class CountingReader:
+    """Remembers what was asked for."""
+
+    def __init__(self, base) -> None:
+        self.base, self.keys = base, []
+
+    def get(self, key, /):
+        self.keys.append(key)
+        return self.base.get(key)
+
+    def get_many(self, keys, /):
+        self.keys += keys
+        return self.base.get_many(keys)
+
+    def iterate(self, prefix, after=None):
+        raise AssertionError("a call walks over storage")
+
+
+def declared(call) -> tuple[int, int]:
+    """Reads and writes, those of calls inside included."""
+    inner = [declared(argument) for argument in call.arguments if isinstance(argument, Call)]
+    return (
+        call.definition.reads + sum(reads for reads, _ in inner),
+        call.definition.writes + sum(writes for _, writes in inner),
+    )
 
 
 def hardware(gpus: int = 4, cpus: int = 16) -> Hardware:

@@ -29,6 +29,9 @@ class Cells(Protocol):
     def write_changes(self, out: dict[bytes, bytes | None]) -> None:
         """Add every written key with its encoded value; None deletes."""
 
+    def forget(self) -> None:
+        """Let go of every value."""
+
 
 class Deposited(NamedTuple):
     """An event and the pallet that emitted it."""
@@ -67,6 +70,15 @@ class Journal:
             else:
                 item.values[key] = value
         del self.events[events:]
+
+    def close(self) -> None:
+        """Let go of every value: a finished block is a ring of references, too large to leave to the
+        collector."""
+        for item in self.items:
+            item.forget()
+        self.items = []
+        self.displaced = []
+        self.events = []
 
     def changes(self) -> dict[bytes, bytes | None]:
         """The written keys with their encoded values; a key may have the value it had before."""

@@ -75,14 +75,22 @@ class StorageKey:
         self.hint = get_args(hint)[0] if marks and isinstance(marks[0], Hasher) else hint
         self.hasher = marks[0] if marks and isinstance(marks[0], Hasher) else _DEFAULT_HASHER
         self.codec: Codec[Any] = codec_of(self.hint)
-
-    def encode(self, key: Any) -> bytes:
+        self.encode: Callable[[Any], bytes] = self._encode
         """Hash and key, as they stand in a storage key."""
+        if self.hasher is Hasher.BLAKE2_128_CONCAT and issubclass(self.hint, FixedBytes):
+            self.encode = _hashed_bytes
+
+    def _encode(self, key: Any) -> bytes:
         return self.hasher.apply(self.codec.encode(key))
 
     def decode_at(self, storage_key: bytes, at: int) -> tuple[Any, int]:
         """The key at `at`, and the place behind it. Raises: DecodeError."""
         return self.codec.decode_at(storage_key, at + self.hasher.width)
+
+
+def _hashed_bytes(key: bytes) -> bytes:
+    """What most keys are: an id of fixed length, which is its own encoding."""
+    return blake2_128(key) + key
 
 
 _DEFAULT_HASHER: Final = Hasher.BLAKE2_128_CONCAT
@@ -176,6 +184,10 @@ class Item(Generic[T]):
         values[key] = value
         self.written[key] = None
 
+    def forget(self) -> None:
+        """Let go of every value; the item must not be used again."""
+        self.values, self.storage_keys, self.written = {}, {}, {}
+
     def write_changes(self, out: dict[bytes, bytes | None]) -> None:
         """Add every written key with its encoded value; None deletes."""
         encode = self.codec.encode
@@ -261,9 +273,17 @@ class Map(Item[V], Generic[K, V]):
         """The value, or None."""
         return self._read(key)
 
+    def _storage_key(self, key: Any) -> bytes:
+        known = self.storage_keys.get(key)
+        if known is None:
+            known = self.storage_keys[key] = self.prefix + self.keys_of[0].encode(key)
+        return known
+
     def at(self, key: K) -> V:
         """The value, or the map's default."""
-        value = self._read(key)
+        value = self.values.get(key, UNREAD)
+        if value is UNREAD:
+            value = self._read(key)
         return self.default if value is None else value  # type: ignore[return-value]
 
     def expect(self, key: K, error: type[PalletError]) -> V:
@@ -327,6 +347,9 @@ class DoubleMap(Map[tuple[A, B], V], Generic[A, B, V]):
 
     def _parts(self, key: Any) -> tuple[Any, ...]:
         return tuple(key)
+
+    def _storage_key(self, key: Any) -> bytes:
+        return Item._storage_key(self, key)
 
     def _key_in(self, storage_key: bytes) -> Any:
         return self.keys_in(storage_key)

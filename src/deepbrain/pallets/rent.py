@@ -72,6 +72,10 @@ DUE_PER_BLOCK: Final = 200
 SECONDS_PER_BLOCK: Final = 200
 """Seconds of the schedule looked at in a block at most: more than a block can let pass."""
 
+CLOSE_READS: Final = 16
+CLOSE_WRITES: Final = 10
+"""What ending an order touches, at most, whoever does it."""
+
 
 class BurnStep(Struct):
     """From so many GPUs on, ever bonded at once, this share of a rent is destroyed."""
@@ -434,7 +438,7 @@ class Rent(Pallet, index=30):
         self._store(order, extended)
         self.emit(OrderExtended(order=order, seconds=seconds, held=added))
 
-    @call(3, reads=12, writes=9)
+    @call(3, reads=CLOSE_READS, writes=CLOSE_WRITES)
     def close(self, who: Signed, order: OrderId, exit_code: U8 | None) -> None:
         """End an order and settle it.
 
@@ -454,7 +458,7 @@ class Rent(Pallet, index=30):
         for order_id in self.schedule.take(now, entries=DUE_PER_BLOCK, seconds=SECONDS_PER_BLOCK):
             taken += 1
             self._try_due(order_id, now)
-        return READ * (self.due_cursor.get() - before) + taken * (12 * READ + 9 * WRITE)
+        return READ * (self.due_cursor.get() - before) + taken * (CLOSE_READS * READ + CLOSE_WRITES * WRITE)
 
     def _try_due(self, order_id: OrderId, now: Seconds) -> None:
         """Do what is due, or park the order: one that fails must not stop the others."""

@@ -216,7 +216,7 @@ class Executive:
                 builder.push(extrinsic)
             except InvalidTransaction as error:
                 raise InvalidBlock(f"extrinsic {extrinsic.hash}: {error}") from error
-        return builder.finish()
+        return builder.close()
 
     def propose(
         self,
@@ -239,7 +239,7 @@ class Executive:
             # What a proposer leaves out is its own choice, no result: a bug only costs the extrinsic.
             except Exception:  # noqa: BLE001 determinism: allow
                 bad.append(raw)
-        return Proposal(extrinsics=tuple(taken), bad=tuple(bad), outcome=builder.finish())
+        return Proposal(extrinsics=tuple(taken), bad=tuple(bad), outcome=builder.close())
 
     def _decoded(self, extrinsic: bytes | Extrinsic) -> Extrinsic:
         return extrinsic if isinstance(extrinsic, Extrinsic) else self.decode(extrinsic)
@@ -258,6 +258,10 @@ class Validator:
         self._block = self._runtime.at(reader, head)
         self.number = self._block.context.number
         """The block that is judged for."""
+
+    def close(self) -> None:
+        """Let go of what was read."""
+        self._block.context.journal.close()
 
     def nonce_of(self, who: AccountId) -> Nonce:
         """The account's next nonce."""
@@ -411,6 +415,12 @@ class BlockBuilder:
                 pays_fee=Pays.NO if extrinsic.signed is None else Pays.YES,
             )
         return known
+
+    def close(self) -> BlockOutcome:
+        """`finish`, and let go of everything but the outcome."""
+        outcome = self.finish()
+        self._journal.close()
+        return outcome
 
     def finish(self) -> BlockOutcome:
         """Run the closing hooks and seal the block's own records."""

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x13822ddd0f64420b169144aa274505f4c2e9a937ebd6105580e2e9448164b788")
+SOURCE: Final = Hash.from_hex("0x6d191399d4378acf2e656bc9ae9751c474431d025e7821ca6e6d151539e51d74")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

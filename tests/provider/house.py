@@ -3,8 +3,8 @@
 import asyncio
 import io
 import tarfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -18,9 +18,9 @@ from deepbrain.net.transport import Endpoint
 from deepbrain.primitives.ids import AccountId, MachineId, OrderId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import U8, U32, U64, BlockNumber
-from deepbrain.provider.loop import Agent
 from deepbrain.provider.fake import FakeChain
 from deepbrain.provider.identity import AgentConfig, Capacity
+from deepbrain.provider.loop import Agent
 from deepbrain.sandbox.fake import FakeProcess, FakeSandbox
 from deepbrain.sandbox.sandbox import Mode
 
@@ -35,6 +35,7 @@ async def _flood(process: FakeProcess) -> int:
     for _ in range(int(process.argv[1])):
         process.out(bytes(65536))
         await asyncio.sleep(0)
+    await asyncio.sleep(1)
     return 0
 
 
@@ -123,8 +124,8 @@ class House:
         return session
 
     async def wait_stage(self, session: Session, *stages: Stage):
-        async with asyncio.timeout(10):
-            async for status in session.watch():
+        async with asyncio.timeout(10), aclosing(session.watch()) as statuses:
+            async for status in statuses:
                 if status.stage in stages:
                     return status
         raise AssertionError("the stage never came")
@@ -181,3 +182,10 @@ async def house(kind: str, data: Path, *, with_image: bool = True) -> AsyncItera
         await made.stop()
         await net.close()
         await sandbox.close()
+
+
+async def eventually(check: Callable[[], object], seconds: float = 5) -> None:
+    """Wait until `check` holds."""
+    async with asyncio.timeout(seconds):
+        while not check():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)

@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import pytest
 from tests.net.ends import KINDS
-from tests.provider.house import IMAGE, house, manifest_of, tar_of
+from tests.provider.house import IMAGE, eventually, house, manifest_of, tar_of
 
 from deepbrain.net.errors import RefusalCode, Refused
 from deepbrain.net.messages import Digest, Ending, Stage
@@ -36,18 +36,19 @@ async def test_an_order_runs_and_settles(kind, tmp_path):
         assert output.decode().split() == ["data", "data/x", "train.py"]
         results = b"".join([chunk async for chunk in session.copy_out()])
         assert b"model.bin" in results and b"train.py" not in results
-        async with asyncio.timeout(5):
-            while home.chain.orders[7].phase is not OrderPhase.ENDED:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: home.chain.orders[7].phase is OrderPhase.ENDED)
         assert home.chain.declared == [("start", 7), ("close", 7)]
         assert home.chain.closings[7] == (Closing.EXITED, 0)
         kept = await home.wait_stage(session, Stage.EXITED)
         while kept.kept_seconds is None:
             kept = await session.status()
         assert 86000 < kept.kept_seconds <= 86400
+        following = asyncio.create_task(home.wait_stage(session, Stage.DESTROYED))
+        await asyncio.sleep(0.05)
         home.chain.prune(7)
-        last = [status async for status in session.watch()][-1]
-        assert last.stage is Stage.DESTROYED
+        await following
+        with pytest.raises(Refused, match="nothing of order 7"):
+            await session.status()
         assert not list((home.data / "orders").iterdir())
 
 
@@ -107,9 +108,7 @@ async def test_a_workspace_that_cannot_be_unpacked_refunds_the_renter(tmp_path):
         await session.put_blob(source, manifest.workspace.sha256)
         status = await home.wait_stage(session, Stage.FAILED)
         assert "leaves it" in status.detail
-        async with asyncio.timeout(5):
-            while 1 not in home.chain.closings:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: 1 in home.chain.closings)
         assert home.chain.closings[1] == (Closing.FAILED, None)
         with pytest.raises(Refused, match="leaves it"):
             [_ async for _ in session.logs(follow=True)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from deepbrain.net.messages import OrderStatus, Stage
 from deepbrain.primitives.ids import AccountId, Hash
-from deepbrain.provider.chain import Desired, Known, Unknown
+from deepbrain.provider.chain import Desired, Known, OrderPhase, Unknown
 from deepbrain.provider.record import RecordDamaged, Records
 
 
@@ -94,7 +94,10 @@ class Book:
         await self._changed.wait()
 
     async def follow(self, order: int) -> AsyncIterator[OrderStatus]:
-        """The newest status, then each newer one, until the order is destroyed."""
+        """The newest status, then each newer one, until the order is destroyed.
+
+        Ends at once, without any, when the order is not here and will not be.
+        """
         shown: OrderStatus | None = None
         while True:
             changed = self._changed
@@ -106,7 +109,15 @@ class Book:
             if status is None and shown is not None:
                 yield shown.but(stage=Stage.DESTROYED, detail="")
                 return
+            if status is None and not self._is_expected(order):
+                return
             await changed.wait()
+
+    def _is_expected(self, order: int) -> bool:
+        """Whether an order without a status is going to have one."""
+        shown = self._desired.orders.get(order) if isinstance(self._desired, Known) else None
+        is_open = shown is not None and shown.phase is not OrderPhase.ENDED
+        return is_open or (self._records.files(order).path / "order.json").exists()
 
     def _wake(self) -> None:
         # Whoever waits holds the old event, so nobody misses a change or sees it twice.

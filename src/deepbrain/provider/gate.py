@@ -135,6 +135,9 @@ class Gate:
             await refuse(stream, Refused(RefusalCode.FAILED, str(error)))
         except (NetError, TimeoutError):
             await stream.reset()
+        except asyncio.CancelledError:
+            await stream.reset()  # what is incomplete must not look complete
+            raise
         except Exception:
             log.exception("order %s: a request ended by a fault", visit.order)
             await stream.reset(1)

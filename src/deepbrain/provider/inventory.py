@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from deepbrain.net.endpoint import IrohEndpoint
-from deepbrain.net.errors import NetError
+from deepbrain.net.errors import Unreachable
 from deepbrain.net.transport import TransportKey
 from deepbrain.provider.identity import Capacity
 
@@ -144,22 +144,22 @@ async def check_reach(
     """Dial a machine that listens, by its key, at each of its addresses, from a second endpoint.
 
     From this host that shows what is bound, and what an address that is not this host's leads back
-    to. Raises: NetError: no second endpoint could be bound.
+    to. Each address gets an endpoint of its own: one that reached the machine once would go on using
+    the path that worked. Raises: NetError: no second endpoint could be bound.
     """
+    return tuple([await _reach(key, address, timeout) for address in addresses])
+
+
+async def _reach(key: TransportKey, address: str, timeout: float) -> Reach:
+    is_public = ipaddress.ip_address(_ip_of(address)).is_global
     dialler = await IrohEndpoint.bind(os.urandom(32))
     try:
-        return tuple([await _reach(dialler, key, address, timeout) for address in addresses])
+        connection = await dialler.dial(key, [address], timeout)
+        connection.close()
+    except Unreachable:
+        return Reach(address, answers=False, is_public=is_public)
     finally:
         await dialler.close()
-
-
-async def _reach(dialler: IrohEndpoint, key: TransportKey, address: str, timeout: float) -> Reach:
-    is_public = ipaddress.ip_address(_ip_of(address)).is_global
-    try:
-        connection = await dialler.dial(key, [address], timeout)
-    except NetError:
-        return Reach(address, answers=False, is_public=is_public)
-    connection.close()
     return Reach(address, answers=True, is_public=is_public)
 
 

@@ -186,11 +186,16 @@ class Service:
             raise Refused(RefusalCode.MISMATCH, "the manifest names no such file")
 
     async def _status(self, order: int, follow: bool, stream: Stream) -> None:
+        status = None
         async for status in self.book.follow(order):
             fresh = await self._with_log(status)
             await stream.write(reply_bytes(State(status=fresh)))
             if not follow:
                 return
+        if status is None:
+            raise Refused(
+                RefusalCode.UNKNOWN_ORDER, f"nothing of order {order} is on this machine any more"
+            )
 
     async def _with_log(self, status: OrderStatus) -> OrderStatus:
         """Log offsets move all the time, so they are read when somebody asks."""

@@ -68,7 +68,7 @@ IDENTITY: Final = Hasher.IDENTITY
 class StorageKey:
     """One key of a map: its hint, codec and hasher."""
 
-    __slots__ = ("codec", "hasher", "hint")
+    __slots__ = ("codec", "encode", "hasher", "hint")
 
     def __init__(self, hint: Any) -> None:
         marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()

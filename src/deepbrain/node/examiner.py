@@ -33,7 +33,9 @@ class HeadExaminer:
         head = self._chain.head
         with self._chain.snapshot(head.hash) as state:
             validator = self._validator(state, head)
-            return [_examine(validator, extrinsic, head.number) for extrinsic in extrinsics]
+            answers = [_examine(validator, extrinsic, head.number) for extrinsic in extrinsics]
+            validator.close()
+        return answers
 
     def nonce_of(self, account: AccountId) -> int:
         head = self._chain.head

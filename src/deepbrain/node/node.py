@@ -68,8 +68,8 @@ class Node:
         self.ledger = NodeLedger(self.chain, self.pool)
         self.engine = SoloEngine(self.ledger, _author(config), interval=config.interval)
         self.pool.on_admitted = self.engine.announce
-        table = rpc_table(self.chain, self.pool, version("deepbrain"))
-        self.server = RpcServer(table, config.bind, config.limits)
+        self.table = rpc_table(self.chain, self.pool, version("deepbrain"))
+        self.server = RpcServer(self.table, config.bind, config.limits)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -86,7 +86,7 @@ class Node:
             asyncio.create_task(self.engine.run(), name="engine"),
             asyncio.create_task(self._announce_again(), name="announce"),
         ]
-        _settle_memory()
+        settle_memory()
 
     async def wait(self) -> None:
         """Until the node fails. Raises: NodeError, StoreError: why it must stop; anything: a bug."""
@@ -165,8 +165,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """What is loaded by now stays: the collector need not look at it again, nor often at the rest."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(100_000, 20, 1000)

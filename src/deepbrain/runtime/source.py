@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x6d191399d4378acf2e656bc9ae9751c474431d025e7821ca6e6d151539e51d74")
+SOURCE: Final = Hash.from_hex("0x6d89ef438a574886987bc8b96d0cd45e830d6e7a1d4c243467163da3895d2df2")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

@@ -136,9 +136,12 @@ def _session_fds(fds: Sequence[int]) -> SessionFds:
 class Supervisor:
     """Keeps one agent running, and serves it."""
 
-    def __init__(self, host: Host, uid: int, gid: int, argv: Sequence[str]) -> None:
+    def __init__(
+        self, host: Host, uid: int, gid: int, argv: Sequence[str], reach: Sequence[Path]
+    ) -> None:
         self._host = host
-        self._enter: Callable[[], None] = confined(uid, gid, (*program_trees(), host.data))
+        needed = (*program_trees(), host.data, *reach)
+        self._enter: Callable[[], None] = confined(uid, gid, needed)
         self._argv = list(argv)
         self._agent: subprocess.Popen[bytes] | None = None
         self._stopping = False
@@ -193,6 +196,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="directory of images and tenants")
     parser.add_argument("--uid", type=int, required=True, help="the agent's user")
     parser.add_argument("--gid", type=int, help="its group (default: the same number)")
+    parser.add_argument(
+        "--reach",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a directory of the agent that lies below one its user may not enter",
+    )
     parser.add_argument("--once", action="store_true", help="end with the agent")
     parser.add_argument("agent", nargs="+", help="the agent's command line")
     options = parser.parse_args(arguments)
@@ -202,7 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SandboxError("the helper runs as root, and its agent as another user")
         host = open_host(options.data, (options.uid, gid))
         share(options.data / "tenants")
-        return Supervisor(host, options.uid, gid, options.agent).run(once=options.once)
+        return Supervisor(host, options.uid, gid, options.agent, options.reach).run(
+            once=options.once
+        )
     except (SandboxError, OSError) as error:
         sys.stderr.write(f"helper: {error}\n")
         return 1

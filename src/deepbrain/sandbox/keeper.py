@@ -213,6 +213,7 @@ class Keeper:
         self.end_reason = "term"
         self.termed_at: int | None = None
         self.killed_at = 0
+        self.woken, self.next_look = True, 0
         self.started = False
         self.found = True
         self.allowance = float(LOG_BYTES_PER_SECOND)
@@ -277,28 +278,31 @@ class Keeper:
             poll.register(fd, select.POLLIN)
         status: int | None = None
         deadline = 0.0
-        started_by = now_ms() + START_TIMEOUT_MS
+        self.started_by = now_ms() + START_TIMEOUT_MS
         while streams:
-            for fd, _events in poll.poll(WATCH_MS if self.memory else TICK_MS):
-                if fd == self.wake[0]:
-                    os.read(fd, 512)
-                elif fd == self.ready:
-                    self.on_ready(poll)
-                elif not self.copy(fd, streams[fd]):
-                    poll.unregister(fd)
-                    del streams[fd]
+            self.pump(poll, streams)
             if status is None:
                 status = self.reap()
                 deadline = time.monotonic() + DRAIN_SECONDS
             elif time.monotonic() > deadline:
                 break
-            if status is None:
-                if not self.started and now_ms() > started_by:
-                    self.kill("error")
-                self.enforce()
+            if status is None and (self.woken or now_ms() >= self.next_look):
+                self.enforce()  # not at each turn: a flood of output turns without end
         if status is None:  # it closed its output, and lives
             status = self.outlive()
         self.finish(status)
+
+    def pump(self, poll: "select.poll", streams: "dict[int, int]") -> None:
+        """One turn: move what has come; a stream at its end leaves `streams`."""
+        for fd, _events in poll.poll(WATCH_MS if self.memory else TICK_MS):
+            if fd == self.wake[0]:
+                os.read(fd, 512)
+                self.woken = True
+            elif fd == self.ready:
+                self.on_ready(poll)
+            elif not self.copy(fd, streams[fd]):
+                poll.unregister(fd)
+                del streams[fd]
 
     def outlive(self) -> int:
         while (status := self.reap()) is None:
@@ -346,7 +350,10 @@ class Keeper:
 
     def enforce(self) -> None:
         now = now_ms()
+        self.woken, self.next_look = False, now + (WATCH_MS if self.memory else TICK_MS)
         end = read_json(f"{self.directory}/end.json")
+        if not self.started and now > self.started_by:
+            self.kill("error")
         at, reason = end.get("at"), end.get("reason")
         self.end_at = at if isinstance(at, int) else None
         self.end_reason = reason if isinstance(reason, str) else "term"
@@ -412,7 +419,8 @@ class Keeper:
     # -- the end
 
     def finish(self, status: int) -> None:
-        kill_orphans()
+        if self.plan.get("orphans"):
+            kill_orphans(f"DBC_TENANT={self.directory}".encode())
         code = os.waitstatus_to_exitcode(status)
         code = 128 - code if code < 0 else code
         if not self.started:
@@ -444,20 +452,35 @@ def become_subreaper() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def kill_orphans() -> None:
-    """What a process tenant left behind came to us when its init ended."""
+def kill_orphans(marker: bytes) -> None:
+    """What a process tenant left: its orphans came to us, its exec sessions carry the marker."""
     for _ in range(1000):
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
-            return
-        for pid in descendants(os.getpid()):
+            pass
+        family = {*descendants(os.getpid()), *marked(marker)}
+        for pid in family:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        if not family:
+            return
         time.sleep(0.005)
+
+
+def marked(marker: bytes) -> "list[int]":
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if name.isdigit() and marker in file.read().split(b"\0"):
+                    found.append(int(name))
+        except OSError:
+            continue
+    return found
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from deepbrain.cli.chain import Choices
-from deepbrain.cli.machine import Listing, Resources, address_record, enlist
+from deepbrain.cli.machine import Listing, address_record, enlist, hardware_of
 from deepbrain.client import Client
 from deepbrain.net.endpoint import IrohEndpoint
 from deepbrain.node.node import Node, NodeConfig, load_spec
@@ -20,6 +20,7 @@ from deepbrain.primitives.ids import MachineId
 from deepbrain.primitives.keys import Keypair, Scheme
 from deepbrain.primitives.units import MicroUsd
 from deepbrain.provider.identity import AgentConfig
+from deepbrain.provider.inventory import Inventory
 from deepbrain.provider.loop import Agent
 from deepbrain.provider.onchain import OnChain
 from deepbrain.sandbox.fake import FakeProcess, FakeSandbox
@@ -27,7 +28,7 @@ from deepbrain.sandbox.sandbox import Mode, SandboxError
 
 ALICE, BOB = Keypair.from_uri("//Alice"), Keypair.from_uri("//Bob")
 IMAGE = b"a fake image"
-HARDWARE = Resources(4, 4 << 30, 8 << 30, "Fake CPU")
+INVENTORY = Inventory("Fake CPU", 4, 4 << 30, 8 << 30)
 
 
 async def _job(process: FakeProcess) -> int:
@@ -109,8 +110,10 @@ class Market:
         endpoint = await IrohEndpoint.bind(seed, hosts=("127.0.0.1",))
         port = int(endpoint.addresses[0].rpartition(":")[2])
         key = Keypair.from_seed(seed, Scheme.ED25519)
-        address = address_record(["127.0.0.1"], port)
-        listing = Listing(key, HARDWARE.hardware(), isolation, MicroUsd(price), address)
+        address = address_record([f"127.0.0.1:{port}"])
+        listing = Listing(
+            key, hardware_of(INVENTORY, INVENTORY.capacity()), isolation, MicroUsd(price), address
+        )
         await enlist(self.client, listing, BOB.public, BOB)
         (data / "sandbox").mkdir()
         sandbox = kind(PROGRAMS, root=data / "sandbox", mode=mode, grace=0.5)
@@ -119,7 +122,7 @@ class Market:
         await sandbox.import_image(archive, sha256(IMAGE).hexdigest(), "base")
         chain = OnChain(self.url, listing.id, BOB)
         config = AgentConfig(
-            chain=self.url, controller="//Bob", port=port, capacity=HARDWARE.capacity(),
+            chain=self.url, controller="//Bob", port=port, capacity=INVENTORY.capacity(),
             genesis=self.client.genesis_hash,
         )  # fmt: skip
         agent = Agent(listing.id, config, data, chain, sandbox, endpoint, 86_400)

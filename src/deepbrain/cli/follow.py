@@ -21,7 +21,7 @@ from deepbrain.cli.terminal import write_out
 from deepbrain.client.errors import CallFailed, ConnectionLost, NodeUnreachable
 from deepbrain.client.results import ResultsRefused, receive
 from deepbrain.net.errors import NetError, RefusalCode, Refused
-from deepbrain.net.messages import JobExit, Stage
+from deepbrain.net.messages import JobExit, OrderStatus, Stage
 from deepbrain.pallets.rent import AlreadyEnded, Order, Rent
 from deepbrain.primitives.errors import DeepBrainError
 
@@ -29,6 +29,7 @@ SETTLE_SECONDS: Final = 20.0
 """How long a machine may take to close the order of a job that has ended, before we do."""
 LAST_WORDS_SECONDS: Final = 40.0
 """A job that is told to end has 30 s to do so; its last output is worth waiting for."""
+_OVER: Final = (Stage.EXITED, Stage.FAILED, Stage.DESTROYED)
 _SOUND_SECONDS: Final = 5.0
 """A connection that held so long was a good one: patience begins anew when it breaks."""
 _FIRST_PAUSE: Final = 0.2
@@ -132,13 +133,15 @@ async def _print_output(reach: Reach) -> JobExit | None:
                     write_out(piece.stream, piece.data)
                     offset, pause = piece.end, _FIRST_PAUSE
             status = await session.status()
-            if status.stage in (Stage.EXITED, Stage.FAILED, Stage.DESTROYED):
+            if status.stage in _OVER:
                 return status.exit
         except BrokenPipeError:
             raise
         except Refused as refusal:
             if refusal.code is RefusalCode.UNKNOWN_ORDER:
                 return None
+            if (status := await _status(reach)) is not None and status.stage in _OVER:
+                return status.exit
         except (NetError, OSError):
             reach.lost()
         if opened is not None and loop.time() - opened > _SOUND_SECONDS:
@@ -147,6 +150,24 @@ async def _print_output(reach: Reach) -> JobExit | None:
             raise _Lost
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _status(reach: Reach) -> OrderStatus | None:
+    """What the machine says of the order, if it says anything."""
+    with contextlib.suppress(NetError):
+        return await (await reach.session()).status()
+    return None
+
+
+async def look_back(reach: Reach) -> Followed:
+    """Print what an ended order's job printed, as far as the machine still has it."""
+    with contextlib.suppress(NetError):
+        session = await reach.session()
+        async with closing(session.logs()) as records:
+            async for piece in records:
+                write_out(piece.stream, piece.data)
+    status = await _status(reach)
+    return Followed(Way.ENDED, None if status is None else status.exit)
 
 
 async def await_end(reach: Reach) -> Order | None:

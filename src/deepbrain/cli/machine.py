@@ -1,15 +1,19 @@
-"""This machine as a provider: what it has, where it is reached, its place on the chain."""
+"""This machine as a provider: made ready, placed on the chain, served."""
 
+import asyncio
+import contextlib
 import ipaddress
+import json
 import os
-import shutil
-import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from deepbrain.cli.failure import UserError
+from deepbrain.cli.supervise import Program
 from deepbrain.pallets.machines import (
     Address,
     BondMessage,
@@ -28,158 +32,158 @@ from deepbrain.primitives.ids import AccountId, MachineId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import U16, U32, MicroUsd
 from deepbrain.provider.identity import Capacity
+from deepbrain.provider.inventory import Inventory
 
 if TYPE_CHECKING:
     from deepbrain.client import Client
     from deepbrain.frame.calls import Call
-    from deepbrain.sandbox.sandbox import Mode
 
-MAX_ENDPOINTS: Final = 4
-_KEPT_MEMORY: Final = 512 << 20
-"""Left to the host and to the agent."""
-_KEPT_DISK: Final = 2 << 30
+AGENT_UID: Final = 51_998
+"""Who the agent is where the helper is root: a user that nobody else is."""
+
+FORCED_MODE: Final = "DBC_FORCE_MODE"
+MODES: Final = ("auto", "gvisor", "gvisor-own", "process")
 _MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Resources:
-    """What of this machine is given to tenants."""
+class Place:
+    """The directory of a provider: the sandbox's, with the agent's own inside."""
 
-    cpus: int
-    memory_bytes: int
-    disk_bytes: int
-    cpu_model: str
+    sandbox: Path
 
-    def hardware(self) -> Hardware:
-        """What the chain is told: a core is a unit. GPUs are listed once a sandbox has seen them."""
-        return Hardware(
-            gpu_model="",
-            gpus=U16(0),
-            gpu_memory_mib=U32(0),
-            cpu_model=self.cpu_model[:64],
-            cpus=U16(self.cpus),
-            memory_mib=U32(self.memory_bytes // _MIB),
-            disk_mib=U32(self.disk_bytes // _MIB),
-        )
+    @property
+    def agent(self) -> Path:
+        return self.sandbox / "agent"
 
-    def capacity(self) -> Capacity:
-        return Capacity(
-            units=self.cpus,
-            cpu_milli=self.cpus * 1000,
-            memory_bytes=self.memory_bytes,
-            disk_bytes=self.disk_bytes,
-        )
+    def make(self) -> None:
+        """Both directories, the agent's belonging to the user it will be."""
+        self.sandbox.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.agent.mkdir(mode=0o700, exist_ok=True)
+        self.give_to_agent(self.agent)
 
-    def part(self, number: int) -> "Resources":
-        """One of `number` equal parts, of at least one core."""
-        return Resources(
-            max(1, self.cpus // number),
-            self.memory_bytes // number,
-            self.disk_bytes // number,
-            self.cpu_model,
-        )
+    def give_to_agent(self, *paths: Path) -> None:
+        if os.geteuid() == 0:
+            for path in paths:
+                os.chown(path, AGENT_UID, AGENT_UID)
 
 
-def resources_of(data: Path) -> Resources:
-    """What this machine has, less what it needs itself; the disk is that of `data`.
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a prepared directory can do."""
 
-    Raises: UserError: there is too little to offer anything.
-    """
-    memory = min(_memory_total(), _cgroup_memory()) - _KEPT_MEMORY
-    disk = shutil.disk_usage(_existing(data)).free - _KEPT_DISK
-    if memory < 256 * _MIB or disk < 1 << 30:
-        raise UserError(
-            "this machine has too little to offer: 768 MiB of memory and 3 GiB of free disk are needed"
-        )
-    return Resources(len(os.sched_getaffinity(0)), memory, disk, _cpu_model())
+    mode: str
+    refused: tuple[tuple[str, str], ...]
+
+    @property
+    def isolation(self) -> Isolation:
+        """The chain's word for the mode. Raises: UserError: it may not be offered."""
+        name = self.mode.replace("-", "_").upper()
+        if name not in Isolation.__members__:
+            raise UserError(f"machines that isolate by {self.mode} cannot be listed")
+        return Isolation[name]
+
+    def sentences(self) -> Iterator[str]:
+        """Why it is not isolated better, one line each."""
+        for mode, reason in self.refused:
+            yield f"isolation {mode} is not used: {reason}"
 
 
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path, *path.parents) if parent.exists())
+async def make_ready(place: Place, mode: str, image: Path | None = None) -> Ready:
+    """Run the canaries and unpack the base image. Raises: UserError: nothing can run here."""
+    place.make()
+    arguments = [str(place.sandbox)] + ([] if image is None else [str(image)])
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "deepbrain.cli.prepare", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=dict(os.environ) | mode_environment(mode),
+    )
+    out, err = await process.communicate()
+    if process.returncode:
+        lines = err.decode(errors="replace").strip().splitlines()
+        raise UserError(lines[-1] if lines else "the sandbox could not be prepared")
+    found: dict[str, Any] = json.loads(out)
+    return Ready(found["mode"], tuple((name, reason) for name, reason in found["refused"]))
 
 
-def _memory_total() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def mode_environment(mode: str) -> dict[str, str]:
+    return {} if mode == "auto" else {FORCED_MODE: mode}
 
 
-def _cgroup_memory() -> int:
-    """The limit of our own control group; far above any machine where there is none."""
+def agent_program(place: Place, name: str, log: Path, mode: str) -> Program:
+    """The agent; below a root helper where we are root."""
+    agent = (
+        *(sys.executable, "-m", "deepbrain.provider.agent"),
+        *("--data", str(place.agent), "--sandbox", str(place.sandbox)),
+    )
+    helper = (
+        *(sys.executable, "-m", "deepbrain.provider.helper"),
+        *("--data", str(place.sandbox), "--uid", str(AGENT_UID), "--"),
+    )
+    argv = (*helper, *agent) if os.geteuid() == 0 else agent
+    return Program(name, argv, log, mode_environment(mode))
+
+
+@contextlib.contextmanager
+def passphrase_file(password: str | None) -> Iterator[dict[str, str]]:
+    """The environment by which an agent opens its controller's key; in memory only, gone after."""
+    if password is None:
+        yield {}
+        return
+    path = Path("/dev/shm") / f"dbc-{secrets.token_hex(8)}"  # noqa: S108 - private, never on disk
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return 1 << 60
-    return int(text) if text.isdigit() else 1 << 60
+        with os.fdopen(descriptor, "w") as file:
+            file.write(password)
+        if os.geteuid() == 0:
+            os.chown(path, AGENT_UID, AGENT_UID)
+        yield {"DBC_PASSPHRASE_FILE": str(path)}
+    finally:
+        path.unlink(missing_ok=True)
 
 
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return " ".join(value.split())
-    return os.uname().machine
-
-
-def local_addresses() -> tuple[str, ...]:
-    """The addresses by which this machine would be seen from outside; nothing is sent."""
-    found = []
-    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect((elsewhere, 9))
-            except OSError:
-                continue
-            found.append(str(probe.getsockname()[0]))
-    return tuple(found)
-
-
-def address_record(hosts: Sequence[str], port: int) -> Address:
-    """The record of hosts, each `ip` or `ip:port`. Raises: UserError: one is no IP address."""
-    if len(hosts) > MAX_ENDPOINTS:
-        raise UserError(f"a machine is listed under {MAX_ENDPOINTS} addresses at most")
-    return Address(endpoints=tuple(_endpoint(host, port) for host in hosts), relays=())
-
-
-def _endpoint(text: str, port: int) -> Endpoint:
-    host, given = _split_port(text)
-    try:
-        ip = ipaddress.ip_address(host)
-        number = U16(int(given)) if given else U16(port)
-    except ValueError as error:
-        raise UserError(f"{text} is no address; write 203.0.113.7 or 203.0.113.7:4001") from error
-    if isinstance(ip, ipaddress.IPv4Address):
-        return Ip4(ip=Ip4Octets(ip.packed), port=number)
-    return Ip6(ip=Ip6Octets(ip.packed), port=number)
-
-
-def _split_port(text: str) -> tuple[str, str]:
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        return host, rest.removeprefix(":")
-    if text.count(":") == 1:
-        host, _, given = text.partition(":")
-        return host, given
-    return text, ""
-
-
-def reach_warning(hosts: Sequence[str], port: int) -> str | None:
-    """Who cannot reach a machine that is listed under these addresses; `None` when all can."""
-    addresses = [ipaddress.ip_address(_split_port(host)[0]) for host in hosts]
-    if any(address.is_global for address in addresses):
-        return None
-    if all(address.is_loopback for address in addresses):
-        return "only this machine itself can reach it: no other host will be able to rent it"
-    return (
-        f"only hosts of its own network can reach it ({', '.join(hosts)}); for others forward UDP "
-        f"port {port} on the router and name the public address with --address"
+def hardware_of(inventory: Inventory, capacity: Capacity) -> Hardware:
+    """What the chain is told: a core is a unit. GPUs are listed once a sandbox has seen them."""
+    return Hardware(
+        gpu_model="",
+        gpus=U16(0),
+        gpu_memory_mib=U32(0),
+        cpu_model=inventory.cpu_model[:64],
+        cpus=U16(capacity.units),
+        memory_mib=U32(capacity.memory_bytes // _MIB),
+        disk_mib=U32(min(capacity.disk_bytes // _MIB, U32.MAX)),
     )
 
 
-def isolation_of(mode: "Mode") -> Isolation:
-    """The chain's word for a sandbox's mode. Raises: UserError: it may not be offered."""
-    found = next((i for i in Isolation if i.name.lower().replace("_", "-") == mode.value), None)
-    if found is None:
-        raise UserError(f"machines that isolate by {mode.value} cannot be listed")
-    return found
+def part_of(capacity: Capacity, number: int) -> Capacity:
+    """One of `number` equal parts, of at least one core."""
+    units = max(1, capacity.units // number)
+    return replace(
+        capacity,
+        units=units,
+        cpu_milli=units * 1000,
+        memory_bytes=capacity.memory_bytes // number,
+        disk_bytes=capacity.disk_bytes // number,
+        pids=max(256, capacity.pids // number),
+    )
+
+
+def address_record(addresses: Sequence[str]) -> Address:
+    """The chain's form of `ip:port`s. Raises: UserError: one is none."""
+    return Address(endpoints=tuple(_endpoint(text) for text in addresses), relays=())
+
+
+def _endpoint(text: str) -> Endpoint:
+    host, _, port = text.rpartition(":")
+    try:
+        ip, number = ipaddress.ip_address(host.strip("[]")), U16(int(port))
+    except ValueError as error:
+        raise UserError(f"{text} is no address; write 203.0.113.7:4001") from error
+    if isinstance(ip, ipaddress.IPv4Address):
+        return Ip4(ip=Ip4Octets(ip.packed), port=number)
+    return Ip6(ip=Ip6Octets(ip.packed), port=number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,3 +264,30 @@ def _edits(found: Machine, wanted: Listing) -> "list[Call]":
     if found.paused:
         calls.append(Machines.resume.make(machine=wanted.id))
     return calls
+
+
+async def wait_served(client: "Client", machine: MachineId, seconds: float) -> None:
+    """Return once the machine answers its own chain's renters. Raises: UserError: it does not."""
+    from deepbrain.cli.market import dial_addresses, short
+    from deepbrain.cli.reach import fresh_endpoint
+    from deepbrain.net.errors import NetError
+    from deepbrain.net.session import greet
+
+    found = await client.at().get(Machines.machines, machine)
+    if found is None:
+        raise UserError(f"machine {short(machine)} is not on the chain; run `dbc join`")
+    addresses, trouble = dial_addresses(found.address), "it does not answer"
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    # A fresh endpoint each time: one that failed once keeps a dead path for a while.
+                    async with fresh_endpoint() as endpoint:
+                        greeting = await greet(endpoint, machine, addresses, timeout=2.0)
+                    if greeting.genesis == client.genesis_hash and greeting.block:
+                        return
+                    trouble = "it does not follow the chain yet"
+                except NetError as error:
+                    trouble = str(error)
+                await asyncio.sleep(0.1)
+    raise UserError(f"machine {short(machine)} does not serve: {trouble}")

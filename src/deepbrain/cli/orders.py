@@ -235,16 +235,18 @@ async def reaching(choices: Choices, chosen: "Chosen", number: OrderId) -> "Asyn
 
 async def _attach(choices: Choices, chosen: "Chosen", number: OrderId, into: Path) -> int:
     from deepbrain.cli.deliver import NotStarted
-    from deepbrain.cli.follow import close_order
+    from deepbrain.cli.follow import close_order, look_back
     from deepbrain.cli.interrupts import Interrupted, Interrupts
     from deepbrain.cli.journal import find
-    from deepbrain.cli.rental import follow_to_the_end, resume
+    from deepbrain.cli.rental import conclude, follow_to_the_end, resume
 
     async with renting(choices, chosen) as renter:
         order = await expect_order(renter.client, number, chosen.account)
         run = find(order.manifest_hash)
         with Interrupts().listening() as interrupts:
             reach = renter.reach(number, order.machine)
+            if not order.is_open():
+                return await conclude(reach, await look_back(reach), run, into)
             if isinstance(order.status, Placed):
                 try:
                     reach = await resume(renter, number, order.machine, run, interrupts)

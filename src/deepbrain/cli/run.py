@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deepbrain.client.workspace import Workspace
 
 
-@click.command()
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.argument("argv", metavar="COMMAND...", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--for",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _CHUNK: Final = 1 << 18
 
 
-@click.command("exec")
+@click.command("exec", context_settings={"allow_interspersed_args": False})
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
 @click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
 @click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable.")

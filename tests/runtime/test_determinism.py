@@ -35,13 +35,13 @@ def test_the_root_is_the_same_in_every_process():
     assert roots.pop().startswith("0x")
 
 
-@pytest.mark.parametrize("tool", ["determinism.py", "source_hash.py"])
-def test_the_floors_are_lint_free_and_named_by_their_source(tool):
-    arguments = ["--check"] if tool == "source_hash.py" else []
+@pytest.mark.parametrize("tool", ["determinism.py", "spec.py"])
+def test_the_floors_are_lint_free_and_their_pages_fresh(tool):
+    arguments = ["--check"] if tool == "spec.py" else []
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / tool, *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr

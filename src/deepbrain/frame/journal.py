@@ -73,7 +73,8 @@ class Journal:
 
     def close(self) -> None:
         """Let go of every value: a finished block is a ring of references, too large to leave to the
-        collector."""
+        collector.
+        """
         for item in self.items:
             item.forget()
         self.items = []

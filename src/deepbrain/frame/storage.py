@@ -75,10 +75,10 @@ class StorageKey:
         self.hint = get_args(hint)[0] if marks and isinstance(marks[0], Hasher) else hint
         self.hasher = marks[0] if marks and isinstance(marks[0], Hasher) else _DEFAULT_HASHER
         self.codec: Codec[Any] = codec_of(self.hint)
-        self.encode: Callable[[Any], bytes] = self._encode
+        is_id = isinstance(self.hint, type) and issubclass(self.hint, FixedBytes)
+        is_hashed_id = is_id and self.hasher is Hasher.BLAKE2_128_CONCAT
+        self.encode: Callable[[Any], bytes] = _hashed_bytes if is_hashed_id else self._encode
         """Hash and key, as they stand in a storage key."""
-        if self.hasher is Hasher.BLAKE2_128_CONCAT and issubclass(self.hint, FixedBytes):
-            self.encode = _hashed_bytes
 
     def _encode(self, key: Any) -> bytes:
         return self.hasher.apply(self.codec.encode(key))

@@ -82,12 +82,10 @@ def from_json(hint: Any, value: Any, where: str) -> Any:
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(from_json(get_args(hint)[0], item, where) for item in value)
     if isinstance(hint, StructType) and isinstance(value, dict):
-        return hint(
-            **{
-                field.name: from_json(field.hint, value[field.name], f"{where}.{field.name}")
-                for field in fields_of(hint)
-            }
-        )
+        hints = {field.name: field.hint for field in fields_of(hint)}
+        if sorted(value) != sorted(hints):
+            raise BadChainSpec(f"{where} has exactly these keys: {', '.join(hints)}")
+        return hint(**{name: from_json(hints[name], value[name], where) for name in hints})
     if hint is AccountId and isinstance(value, str):
         return ss58.decode(value)
     if isinstance(hint, type) and issubclass(hint, FixedBytes) and isinstance(value, str):

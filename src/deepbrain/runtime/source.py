@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x6d89ef438a574886987bc8b96d0cd45e830d6e7a1d4c243467163da3895d2df2")
+SOURCE: Final = Hash.from_hex("0xb7548ce3e01a65fc0abc62b4fccd22db6a21fa904a850b7d85304635cfa2232e")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

@@ -167,8 +167,10 @@ def test_without_the_chain_the_recorded_ends_count(desired):
     assert step(desired, kept, now=NOW + 5) == Destroy(1)
 
 
-def test_strays_of_an_interrupted_removal_go():
-    assert plan(Unknown(""), Actual({}, (9,)), OPEN, NOW) == (Destroy(9),)
+def test_strays_go_only_by_the_word_of_a_chain():
+    assert plan(Unknown(""), Actual({}, (9,)), OPEN, NOW) == ()
+    assert plan(known(replace(ENDED, id=9)), Actual({}, (9,)), OPEN, NOW) == ()
+    assert plan(known(), Actual({}, (9,)), OPEN, NOW) == (Destroy(9),)
 
 
 class World(RuleBasedStateMachine):

@@ -201,3 +201,15 @@ async def test_declarations_are_tried_again_until_the_chain_takes_them(tmp_path,
         await home.running(1, "sleep", "9")
         await eventually(lambda: home.chain.declared == [("start", 1)])
         assert len(refused) == 3
+
+
+async def test_a_damaged_record_stops_nobody_else_and_nothing_of_it_is_touched(tmp_path):
+    async with house("fake", tmp_path) as home:
+        await home.running(1, "wait-term")
+        await eventually(lambda: home.chain.declared == [("start", 1)])
+        await home.stop()
+        (home.data / "orders" / "1" / "order.json").write_bytes(b"{")
+        await restart(home)
+        session = await home.running(2, "sleep", "0.1")
+        await home.wait_stage(session, Stage.EXITED)
+        assert await phase_of(home, 1) is Phase.RUNNING

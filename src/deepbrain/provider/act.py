@@ -6,6 +6,7 @@ and the agent tries again later.
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sys
@@ -156,6 +157,8 @@ class Actor:
     async def _keep(self, order: int, kept_until: int) -> None:
         files = self.records.files(order)
         await asyncio.to_thread(_empty, files.blobs)
+        with contextlib.suppress(NoSuchTenant):
+            await self.sandbox.release(order)
         files.save(replace(files.record(), kept_until=kept_until))
 
     async def _destroy(self, order: int) -> None:

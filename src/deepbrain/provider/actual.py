@@ -1,11 +1,14 @@
 """What is on the machine: records of orders, and the sandbox's tenants."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deepbrain.net.messages import Manifest
-from deepbrain.provider.record import OrderFiles, OrderRecord, Records
+from deepbrain.provider.record import OrderFiles, OrderRecord, RecordDamaged, Records
 from deepbrain.sandbox.sandbox import Phase, Sandbox, TenantState
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,19 +33,25 @@ class Tenant:
 class Actual:
     tenants: Mapping[int, Tenant]
     strays: tuple[int, ...] = ()
-    """Tenants in the sandbox without any record: what an interrupted removal leaves."""
+    """Tenants in the sandbox without any record."""
 
 
 async def read_actual(records: Records, sandbox: Sandbox) -> Actual:
-    """Look at the disk and ask the sandbox. Raises: RecordDamaged; SandboxError."""
+    """Look at the disk and ask the sandbox. An order whose files are damaged is left out, and alone.
+
+    Raises: SandboxError.
+    """
     states = {state.order: state for state in await sandbox.list()}
     images = frozenset(image.digest for image in await sandbox.images())
-    tenants = {}
+    tenants, seen = {}, set()
     for files in records.all():
-        record = files.record()
-        tenants[record.order] = _tenant(files, record, images, states.get(record.order))
-    strays = tuple(sorted(states.keys() - tenants.keys()))
-    return Actual(tenants, strays)
+        seen.add(files.order)
+        try:
+            record = files.record()
+            tenants[files.order] = _tenant(files, record, images, states.get(files.order))
+        except RecordDamaged as error:
+            log.error("order %s: %s", files.order, error)
+    return Actual(tenants, tuple(sorted(states.keys() - seen)))
 
 
 def _tenant(

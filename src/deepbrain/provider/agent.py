@@ -117,14 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = 0
     try:
         data = options.data.absolute()
-        lock = DataLock(data)
-        config = load_config(data)
-        if options.chain is not None:
-            config = replace(config, chain=options.chain)
-        if options.port is not None:
-            config = replace(config, port=options.port)
-        asyncio.run(serve(data, (options.sandbox or data).absolute(), config))
-        lock.release()
+        with DataLock(data):
+            config = _chosen(load_config(data), options)
+            asyncio.run(serve(data, (options.sandbox or data).absolute(), config))
     except* (asyncio.CancelledError, KeyboardInterrupt):
         log.info("stopped; tenants go on")
     except* (DeepBrainError, OSError) as group:
@@ -132,6 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.error("%s", error)
         code = 1
     return code
+
+
+def _chosen(config: AgentConfig, options: argparse.Namespace) -> AgentConfig:
+    """The configuration with what the command line says otherwise."""
+    if options.chain is not None:
+        config = replace(config, chain=options.chain)
+    return config if options.port is None else replace(config, port=options.port)
 
 
 def leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:

@@ -6,7 +6,7 @@ import os
 import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
 from deepbrain.primitives.errors import DecodeError, DeepBrainError
 from deepbrain.primitives.ids import AccountId, Hash, MachineId
@@ -95,6 +95,7 @@ class DataLock:
             self._file: IO[str] = (data / "agent.lock").open("w")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self._file.close()
             raise AgentError(
                 f"another agent runs in {data}; stop it or use another --data"
             ) from error
@@ -103,6 +104,12 @@ class DataLock:
 
     def release(self) -> None:
         self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def save_config(data: Path, config: AgentConfig) -> None:

@@ -8,6 +8,7 @@ the ordinary path, the same plan follows from the chain and the disk.
 """
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from deepbrain.provider.chain import Chain, Desired, Known, Unknown
 from deepbrain.provider.gate import Gate
 from deepbrain.provider.identity import AgentConfig
 from deepbrain.provider.plan import Action, Close, DeclareStarted, Destroy, Policy, Refuse, plan
-from deepbrain.provider.record import Records, monotonic_ms
+from deepbrain.provider.record import RecordDamaged, Records, monotonic_ms
 from deepbrain.provider.requests import Service
 from deepbrain.provider.status import status_of
 from deepbrain.sandbox.sandbox import Phase, Sandbox
@@ -89,8 +90,11 @@ class Agent:
         self._actor = Actor(self.chain, self.sandbox, self.records, self.config.capacity)
 
     def _remembered_genesis(self) -> Hash | None:
-        """The chain of the orders that are here. Raises: RecordDamaged."""
-        return next((files.record().genesis for files in self.records.all()), None)
+        """The chain of the orders that are here."""
+        for files in self.records.all():
+            with contextlib.suppress(RecordDamaged):
+                return files.record().genesis
+        return None
 
     async def run(self) -> None:
         """Raises: ExceptionGroup: of HelperLost, or a fault of ours; the process ends then, and its

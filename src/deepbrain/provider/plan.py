@@ -126,7 +126,12 @@ def plan(desired: Desired, actual: Actual, policy: Policy, now: int) -> tuple[Ac
     orders = desired.orders if isinstance(desired, Known) else {}
     numbers = sorted(orders.keys() | actual.tenants.keys())
     steps = [_step(desired, number, actual.tenants.get(number), policy, now) for number in numbers]
-    strays = [Destroy(order) for order in actual.strays if order not in orders]
+    # A tenant without a record says nothing of its chain; only a chain that we believe may end it.
+    strays = [
+        Destroy(order)
+        for order in actual.strays
+        if isinstance(desired, Known) and order not in orders
+    ]
     return tuple(step for step in (*steps, *strays) if step is not None)
 
 

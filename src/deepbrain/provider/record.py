@@ -60,6 +60,7 @@ class OrderFiles:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.order = int(path.name)
         self.blobs = path / "blobs"
 
     def create(self) -> None:
@@ -70,7 +71,7 @@ class OrderFiles:
         path = self.path / "order.json"
         try:
             return _record_of(json.loads(path.read_bytes()))
-        except (OSError, ValueError, KeyError, TypeError, DecodeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, DecodeError) as error:
             raise RecordDamaged(f"{path} is damaged; the order's files are left alone") from error
 
     def save(self, record: OrderRecord) -> None:

@@ -140,8 +140,8 @@ async def _print_output(reach: Reach) -> JobExit | None:
         except Refused as refusal:
             if refusal.code is RefusalCode.UNKNOWN_ORDER:
                 return None
-            if (status := await _status(reach)) is not None and status.stage in _OVER:
-                return status.exit
+            if (seen := await _status(reach)) is not None and seen.stage in _OVER:
+                return seen.exit
         except (NetError, OSError):
             reach.lost()
         if opened is not None and loop.time() - opened > _SOUND_SECONDS:

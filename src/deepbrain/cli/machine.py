@@ -92,20 +92,31 @@ class Ready:
 async def make_ready(place: Place, mode: str, image: Path | None = None) -> Ready:
     """Run the canaries and unpack the base image. Raises: UserError: nothing can run here."""
     place.make()
-    arguments = [str(place.sandbox)] + ([] if image is None else [str(image)])
+    out = await _prepare("ready", place, mode, *([] if image is None else [str(image)]))
+    found: dict[str, Any] = json.loads(out)
+    return Ready(found["mode"], tuple((name, reason) for name, reason in found["refused"]))
+
+
+async def clear(place: Place, mode: str = "auto") -> None:
+    """End every tenant and remove what is kept of it. Raises: UserError: an agent works there."""
+    if (place.sandbox / "tenants").exists():
+        await _prepare("clear", place, mode)
+
+
+async def _prepare(action: str, place: Place, mode: str, *more: str) -> bytes:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deepbrain.cli.prepare", *arguments),
+        *(sys.executable, "-m", "deepbrain.cli.prepare", action, str(place.sandbox), *more),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=dict(os.environ) | mode_environment(mode),
+        start_new_session=True,
     )
     out, err = await process.communicate()
     if process.returncode:
         lines = err.decode(errors="replace").strip().splitlines()
         raise UserError(lines[-1] if lines else "the sandbox could not be prepared")
-    found: dict[str, Any] = json.loads(out)
-    return Ready(found["mode"], tuple((name, reason) for name, reason in found["refused"]))
+    return out
 
 
 def mode_environment(mode: str) -> dict[str, str]:

@@ -95,9 +95,9 @@ def up(
 @network.command()
 @_DIR
 def down(directory: Path | None) -> None:
-    """Stop it. The chain and its orders stay on disk for the next `up`."""
+    """Stop it. The chain stays on disk for the next `up`; jobs end, and their files go."""
     place = Place.chosen(directory)
-    if block_on(bring_down(place, say)):
+    if block_on(_down(place)):
         say("stopped")
     else:
         say(f"no network runs in {place.path}")
@@ -113,6 +113,22 @@ def status(directory: Path | None, as_json: bool) -> None:
     if record is None:
         raise UserError(f"no network runs in {place.path}; start one with `dbc network up`")
     _show(record, as_json=as_json)
+
+
+async def _down(place: Place) -> bool:
+    there_was_one = await bring_down(place, say)
+    if not there_was_one:
+        await _clear(place)
+    return there_was_one
+
+
+async def _clear(place: Place) -> None:
+    """Jobs of a network that is gone would run on until their latest end."""
+    from deepbrain.cli import machine
+
+    for directory in sorted(place.path.glob("provider-*")):
+        with contextlib.suppress(UserError):
+            await machine.clear(machine.Place(directory))
 
 
 def _show(record: dict[str, Any], *, as_json: bool) -> None:
@@ -144,6 +160,7 @@ async def _run(place: Place, providers: int, mode: str, port: int, image: Path |
     finally:
         say("stopping")
         await running.stop()
+        await _clear(place)
         with contextlib.suppress(OSError):
             (home() / "network.json").unlink()
 

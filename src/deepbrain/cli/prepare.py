@@ -1,13 +1,17 @@
-"""Make a provider's directory ready: `python -m deepbrain.cli.prepare DIR IMAGE`.
+"""A provider's directory, while no agent works in it: `python -m deepbrain.cli.prepare ACTION DIR [IMAGE]`.
 
-Runs the canaries and unpacks the base image; prints `{"mode", "refused", "image"}` as JSON, or one
-sentence on standard error with exit code 1. A process of its own, because whoever opens a sandbox holds
-its directory for as long as it lives.
+    ready   run the canaries, unpack the base image; print `{"mode", "refused", "image"}` as JSON
+    clear   end every tenant and remove what is kept of it
+
+One sentence on standard error and exit code 1 where that fails. A process of its own, because whoever
+opens a sandbox holds its directory for as long as it lives.
 """
 
 import asyncio
 import hashlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +38,26 @@ async def prepare(directory: Path, archive: Path) -> dict[str, Any]:
     }
 
 
+async def clear(directory: Path) -> None:
+    """Raises: SandboxError: an agent works there, or a tenant cannot be removed."""
+    sandbox = await open_sandbox(directory)
+    try:
+        for tenant in await sandbox.list():
+            await sandbox.destroy(tenant.order)
+    finally:
+        await sandbox.close()
+    if os.geteuid() == 0:
+        await asyncio.to_thread(_unshare, directory / "tenants")
+
+
+def _unshare(directory: Path) -> None:
+    """Undo the root helper's mount for its agents: a directory that is mounted cannot be removed.
+
+    It is a bind mount on the same file system, which nothing but trying tells apart.
+    """
+    subprocess.run(["umount", str(directory)], check=False, stderr=subprocess.DEVNULL)
+
+
 def base_image() -> Path:
     """The base image's archive: one that a checkout has built, or one built here and kept."""
     name = f"{BASE_IMAGE}.tar"
@@ -54,9 +78,12 @@ def _digest_of(archive: Path) -> str:
 
 
 def main() -> int:
-    directory = Path(sys.argv[1]).absolute()
+    action, directory = sys.argv[1], Path(sys.argv[2]).absolute()
     try:
-        archive = Path(sys.argv[2]) if len(sys.argv) > 2 else base_image()
+        if action == "clear":
+            asyncio.run(clear(directory))
+            return 0
+        archive = Path(sys.argv[3]) if len(sys.argv) > 3 else base_image()
         sys.stdout.write(json.dumps(asyncio.run(prepare(directory, archive))))
     except (DeepBrainError, OSError) as error:
         sys.stderr.write(f"{error}\n")

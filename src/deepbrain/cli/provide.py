@@ -1,0 +1,292 @@
+"""`dbc join`, `pause`, `leave`: this machine on the market."""
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from deepbrain.cli import quantity
+from deepbrain.cli.chain import Choices, block_on
+from deepbrain.cli.failure import UserError
+from deepbrain.cli.home import home
+from deepbrain.cli.output import say
+from deepbrain.primitives.ids import MachineId
+from deepbrain.primitives.keys import Keypair
+from deepbrain.primitives.units import MicroUsd
+
+if TYPE_CHECKING:
+    from deepbrain.cli.keys import Chosen
+    from deepbrain.cli.machine import Listing, Place
+    from deepbrain.client import Client
+    from deepbrain.provider.identity import AgentConfig
+
+DEFAULT_PORT: Final = 4001
+SERVE_SECONDS: Final = 60.0
+_DATA = click.option("--data", type=click.Path(path_type=Path),
+                     help="The machine's directory (default: ~/.dbc/machine).")  # fmt: skip
+_MACHINE = click.option("--machine", metavar="ID", help="Another machine of yours, by its id.")
+
+
+@click.command()
+@click.option(
+    "--price",
+    type=quantity.USD,
+    required=True,
+    metavar="USD",
+    help="What a unit (a core) costs per hour, such as 0.02.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="UDP port that renters dial.",
+)
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    metavar="IP[:PORT]",
+    help="Where others reach it (default: its own addresses).",
+)
+@click.option("--stash", metavar="NAME", help="Key that holds the bond and is paid, if another.")
+@click.option(
+    "--mode",
+    type=click.Choice(("auto", "gvisor", "gvisor-own", "process")),
+    default="auto",
+    show_default=True,
+    help="Isolation; auto is the best that works.",
+)
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Base image to offer (default: one made of this machine's files).",
+)
+@_DATA
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def join(
+    price: MicroUsd, port: int, addresses: tuple[str, ...], stash: str | None, mode: str,
+    image: Path | None, data: Path | None, yes: bool,
+) -> None:  # fmt: skip
+    r"""Offer this machine: bond, list, serve.
+
+    Runs until Ctrl-C; running it again brings price and addresses up to date and serves on. Jobs of
+    renters survive a restart. As root, strangers are isolated by gVisor; otherwise the machine takes
+    its owner's orders alone.
+
+    \b
+    dbc doctor                                  what this machine can do
+    dbc --wallet main join --price 0.02
+    dbc --wallet main join --price 0.02 --address 203.0.113.7 --stash savings
+    """
+    choices = Choices.current()
+    chosen = choices.chosen()
+    place = _place(data)
+    block_on(_join(choices, chosen, stash, place, price, port, addresses, mode, image, yes=yes))
+
+
+@click.command()
+@click.option("--off", is_flag=True, help="Take new orders again.")
+@_DATA
+@_MACHINE
+def pause(off: bool, data: Path | None, machine: str | None) -> None:
+    """Take no new orders (or, with --off, take them again).
+
+    Orders that run go on.
+    """
+    choices = Choices.current()
+    chosen = choices.chosen()
+    found = block_on(_pause(choices, chosen, data, machine, off=off))
+    say(f"machine {found.hex()[:12]} {'takes new orders again' if off else 'is paused'}")
+
+
+@click.command()
+@_DATA
+@_MACHINE
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def leave(data: Path | None, machine: str | None, yes: bool) -> None:
+    """Withdraw this machine and get its bond back.
+
+    Only while nothing runs on it: `dbc pause`, and wait.
+    """
+    choices = Choices.current()
+    chosen = choices.chosen()
+    if not yes:
+        click.confirm("dbc: withdraw the machine from the network?", abort=True, err=True)
+    found, bond = block_on(_leave(choices, chosen, data, machine))
+    say(f"machine {found.hex()[:12]} has left; {quantity.dbc(bond)} of bond are back")
+
+
+def _place(data: Path | None) -> "Place":
+    from deepbrain.cli.machine import Place
+
+    return Place((data or home() / "machine").absolute())
+
+
+async def _join(
+    choices: Choices, chosen: "Chosen", stash_name: str | None, place: "Place", price: MicroUsd,
+    port: int, given: tuple[str, ...], mode: str, image: Path | None, *, yes: bool,
+) -> None:  # fmt: skip
+    from deepbrain.cli import machine
+    from deepbrain.cli.keys import named
+    from deepbrain.provider.identity import AgentConfig, load_or_make_key
+    from deepbrain.provider.inventory import dial_addresses, take_inventory
+
+    say("trying which isolation works, and unpacking the base image")
+    ready = await machine.make_ready(place, mode, image)
+    for sentence in ready.sentences():
+        say(sentence)
+    controller, password = _unlock(chosen)
+    stash = controller if stash_name is None else named(stash_name).unlock()
+    inventory = take_inventory(place.sandbox)
+    capacity = inventory.capacity()
+    try:
+        addresses = dial_addresses(port, given)
+    except ValueError as error:
+        raise UserError(f"{error}; write --address 203.0.113.7 or 203.0.113.7:4001") from error
+    listing = machine.Listing(
+        load_or_make_key(place.agent),
+        machine.hardware_of(inventory, capacity),
+        ready.isolation,
+        price,
+        machine.address_record(addresses),
+    )
+    async with choices.client() as client:
+        await _list_machine(client, listing, stash, controller, yes=yes)
+        config = AgentConfig(
+            chain=choices.url, controller=_controller(chosen, place), port=port, capacity=capacity,
+            genesis=client.genesis_hash, own=frozenset({stash.public, controller.public}),
+            addresses=addresses,
+        )  # fmt: skip
+        await _serve(client, listing, place, config, password, mode)
+
+
+def _unlock(chosen: "Chosen") -> tuple[Keypair, str | None]:
+    """The controller's key pair, and its password for the agent to open it with."""
+    from deepbrain.cli.keys import read_passphrase, wallet
+
+    if chosen.is_dev:
+        return chosen.unlock(), None
+    password = read_passphrase(f"Password of {chosen.name}")
+    return wallet().unlock(chosen.name, password, dev=True), password
+
+
+def _controller(chosen: "Chosen", place: "Place") -> str:
+    """How the agent finds the controller's key: a copy, still sealed, that its user can read."""
+    from deepbrain.cli.keys import wallet
+    from deepbrain.provider.record import replace_file
+
+    if chosen.is_dev:
+        return chosen.name
+    path = place.agent / "controller.json"
+    replace_file(path, wallet().export_json(chosen.name).encode())
+    path.chmod(0o600)
+    return str(path)
+
+
+async def _list_machine(
+    client: "Client", listing: "Listing", stash: Keypair, controller: Keypair, *, yes: bool
+) -> None:
+    from deepbrain.cli.machine import enlist, set_controller
+    from deepbrain.pallets.machines import Machines
+
+    hardware = listing.hardware
+    units = int(hardware.units())
+    each = client.constant(Machines, "gpu_stake" if hardware.gpus else "core_stake")
+    fee = client.constant(Machines, "bond_fee")
+    if await client.at().get(Machines.machines, listing.id) is None:
+        say(
+            f"{units} units at {quantity.usd(listing.price)} per hour, isolation "
+            f"{listing.isolation.name.lower().replace('_', '-')}; holds {quantity.dbc(each * units)} "
+            f"of {stash.address()} as bond, fee {quantity.dbc(fee)}"
+        )
+        if not yes:
+            click.confirm("dbc: bond this machine?", abort=True, err=True)
+    await set_controller(client, stash, controller)
+    if await enlist(client, listing, stash.public, controller):
+        say(f"machine {listing.id.hex()} is bonded")
+
+
+async def _serve(
+    client: "Client", listing: "Listing", place: "Place", config: "AgentConfig",
+    password: str | None, mode: str,
+) -> None:  # fmt: skip
+    """Run the agent until a signal comes, and say who can reach it."""
+    from dataclasses import replace
+
+    from deepbrain.cli.machine import agent_program, passphrase_file, wait_served
+    from deepbrain.cli.supervise import Child
+    from deepbrain.net.transport import TransportKey
+    from deepbrain.provider.identity import save_config
+    from deepbrain.provider.inventory import check_reach
+
+    save_config(place.agent, config)
+    place.give_to_agent(*place.agent.iterdir())
+    program = agent_program(place, "the agent", place.sandbox / "agent.log", mode)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    with passphrase_file(password) as environment:
+        child = Child(replace(program, env={**program.env, **environment}), lambda: None)
+        keeping = asyncio.create_task(child.keep())
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            served = asyncio.create_task(wait_served(client, listing.id, SERVE_SECONDS))
+            await asyncio.wait({served, keeping, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if served.done() and not keeping.done():
+                with contextlib.suppress(UserError):
+                    served.result()
+                for reach in await check_reach(TransportKey(listing.id), config.addresses):
+                    say(reach.sentence)
+                say(f"serving; Ctrl-C ends it (jobs go on), log in {program.log}")
+            await asyncio.wait({keeping, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if keeping.done():
+                keeping.result()
+        finally:
+            await child.stop()
+            for task in (served, keeping, stopped):
+                task.cancel()
+            await asyncio.gather(served, keeping, stopped, return_exceptions=True)
+    say("stopped serving; the machine stays listed: `dbc pause` or `dbc leave` take it off")
+
+
+async def _which(client: "Client", data: Path | None, machine: str | None) -> MachineId:
+    """The machine named, else this one. Raises: UserError."""
+    from deepbrain.cli.market import read_market
+    from deepbrain.provider.identity import load_or_make_key
+
+    if machine is not None:
+        return (await read_market(client)).expect(machine).id
+    place = _place(data)
+    if not (place.agent / "machine.key").exists():
+        raise UserError(
+            f"there is no machine in {place.sandbox}; name one with --machine or --data"
+        )
+    return MachineId(load_or_make_key(place.agent).public)
+
+
+async def _pause(
+    choices: Choices, chosen: "Chosen", data: Path | None, machine: str | None, *, off: bool
+) -> MachineId:
+    from deepbrain.pallets.machines import Machines
+
+    async with choices.client() as client:
+        found = await _which(client, data, machine)
+        call = (Machines.resume if off else Machines.pause).make(machine=found)
+        await client.submit(call, chosen.unlock())
+    return found
+
+
+async def _leave(
+    choices: Choices, chosen: "Chosen", data: Path | None, machine: str | None
+) -> tuple[MachineId, int]:
+    from deepbrain.pallets.machines import Machines, MachineUnbonded
+
+    async with choices.client() as client:
+        found = await _which(client, data, machine)
+        receipt = await client.submit(Machines.unbond.make(machine=found), chosen.unlock())
+        return found, int(receipt.one(MachineUnbonded).bond)

@@ -55,6 +55,10 @@ class Engine(Protocol):
 
     def signal(self, tenant: TenantDirectory, keeper: int, number: int) -> None: ...
 
+    def release(self, tenant: TenantDirectory) -> None:
+        """Give back what only a running tenant needs. It has ended; its volume stays readable."""
+        ...
+
     def clean(self, tenant: TenantDirectory, *, keep_volume: bool = False) -> None:
         """Kill and release everything outside of the tenant's directory. The keeper is dead."""
         ...

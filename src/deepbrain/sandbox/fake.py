@@ -369,6 +369,10 @@ class FakeSandbox:
         except (tarfile.TarError, OSError) as error:
             raise SandboxError(f"the files could not be copied in: {error}") from error
 
+    async def release(self, order: int) -> None:
+        if self._tenant(order).phase is Phase.RUNNING:
+            raise SandboxError(f"order {order} is running")
+
     async def destroy(self, order: int) -> None:
         tenant = self._tenants.pop(order, None)
         if tenant is not None:

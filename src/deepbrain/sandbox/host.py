@@ -98,6 +98,8 @@ class HostRequests(Protocol):
         """Run the tool's `tar-out` with these arguments over the volume of an ended tenant."""
         ...
 
+    async def release(self, order: int) -> None: ...
+
     async def destroy(self, order: int) -> None: ...
 
 
@@ -302,6 +304,14 @@ class Host:
                 os.close(fd)
         threading.Thread(target=_reap, args=(pid, command.temporary), daemon=True).start()
 
+    def release(self, order: int) -> None:
+        """Of a tenant that has ended: keep its log and files, and give the rest back. Idempotent."""
+        tenant = self._tenant(order)
+        with self._lock(order):
+            if tenant.state().phase is Phase.RUNNING:
+                raise SandboxError(f"order {order} is running")
+            self._engine.release(tenant)
+
     def destroy(self, order: int) -> None:
         tenant = TenantDirectory(self.data / "tenants" / str(order))
         with self._lock(order):
@@ -358,6 +368,9 @@ class LocalHost:
 
     async def collect(self, order: int, arguments: Sequence[str], fds: SessionFds) -> None:
         await asyncio.to_thread(self._host.collect, order, arguments, fds)
+
+    async def release(self, order: int) -> None:
+        await asyncio.to_thread(self._host.release, order)
 
     async def destroy(self, order: int) -> None:
         await asyncio.to_thread(self._host.destroy, order)

@@ -102,6 +102,10 @@ class Destroy(Request, index=9):
     order: U64
 
 
+class Release(Request, index=10):
+    order: U64
+
+
 class Kind(Enumeration):
     """Which error an answer stands for."""
 

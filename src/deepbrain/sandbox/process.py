@@ -154,6 +154,9 @@ class ProcessEngine:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
 
+    def release(self, tenant: TenantDirectory) -> None:
+        """Its volume is a directory: nothing was promised that is not used."""
+
     def clean(self, tenant: TenantDirectory, *, keep_volume: bool = False) -> None:
         marker = f"{_MARK}={tenant.path}".encode()
         kill_until_gone(lambda: processes_marked(marker), tenant.order)

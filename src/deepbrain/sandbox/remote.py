@@ -22,6 +22,7 @@ from deepbrain.sandbox.messages import (
     Failed,
     InstallImage,
     Prepare,
+    Release,
     RemoveImage,
     Report,
     Request,
@@ -176,6 +177,9 @@ class RemoteHost:
 
     async def collect(self, order: int, arguments: Sequence[str], fds: SessionFds) -> None:
         await self._ask(Collect(order=U64(order), arguments=tuple(arguments)), fds.all())
+
+    async def release(self, order: int) -> None:
+        await self._ask(Release(order=U64(order)))
 
     async def destroy(self, order: int) -> None:
         await self._ask(Destroy(order=U64(order)))

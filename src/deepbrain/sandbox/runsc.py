@@ -19,6 +19,7 @@ from deepbrain.sandbox.volumes import (
     make_volume,
     mount_volume,
     mounts_below,
+    shrink_volume,
     unmount_below,
 )
 
@@ -160,6 +161,13 @@ class RunscEngine:
     def signal(self, tenant: TenantDirectory, keeper: int, number: int) -> None:
         command = bundle.kill_command(self._command(tenant), tenant.container)
         subprocess.run([*command, str(number)], capture_output=True, check=False, env={})
+
+    def release(self, tenant: TenantDirectory) -> None:
+        if self._rootless:
+            return
+        self._cgroups.remove(tenant.container)
+        if "rw" in mounts_below(tenant.volume).get(tenant.volume, "").split(","):
+            shrink_volume(tenant.volume_image, tenant.volume)
 
     def clean(self, tenant: TenantDirectory, *, keep_volume: bool = False) -> None:
         if not self._rootless:

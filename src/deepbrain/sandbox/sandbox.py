@@ -304,6 +304,13 @@ class Sandbox(Protocol):
         """Extract a tar stream below `dest` (relative to `/workspace`) in a running tenant."""
         ...
 
+    async def release(self, order: int) -> None:
+        """Give back what only a running tenant needs: its cgroup, and disk promised and not used.
+
+        Log and volume stay readable. Idempotent. Raises: SandboxError: the job is running.
+        """
+        ...
+
     async def destroy(self, order: int) -> None:
         """Kill whatever runs and remove everything of the tenant. Idempotent; absent is fine."""
         ...

@@ -163,6 +163,9 @@ class LocalSandbox:
     async def signal(self, order: int, number: int) -> None:
         await self._host.signal(order, number)
 
+    async def release(self, order: int) -> None:
+        await self._host.release(order)
+
     async def destroy(self, order: int) -> None:
         await self._host.destroy(order)
 

@@ -39,6 +39,7 @@ from deepbrain.sandbox.messages import (
 from deepbrain.sandbox.open import open_host
 from deepbrain.sandbox.remote import HELPER_FD
 from deepbrain.sandbox.sandbox import SandboxError
+from deepbrain.sandbox.volumes import mounts_below, unmount_below
 
 SESSION_FDS: Final = 5
 WORKERS: Final = 16
@@ -120,6 +121,8 @@ class Service:
                 host.exec(int(order), argv, env, cwd, tty, _session_fds(fds))
             case messages.Collect(order=order, arguments=arguments):
                 host.collect(int(order), arguments, _session_fds(fds))
+            case messages.Release(order=order):
+                host.release(int(order))
             case messages.Destroy(order=order):
                 host.destroy(int(order))
             case _:
@@ -213,9 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SandboxError("the helper runs as root, and its agent as another user")
         host = open_host(options.data, (options.uid, gid))
         share(options.data / "tenants")
-        return Supervisor(host, options.uid, gid, options.agent, options.reach).run(
-            once=options.once
-        )
+        supervisor = Supervisor(host, options.uid, gid, options.agent, options.reach)
+        code = supervisor.run(once=options.once)
+        if list(mounts_below(options.data)) == [options.data / "tenants"]:
+            unmount_below(options.data)  # no tenant's volume is below it
+        return code
     except (SandboxError, OSError) as error:
         sys.stderr.write(f"helper: {error}\n")
         return 1

@@ -24,6 +24,7 @@ SENTRY_MEMORY: Final = 48 << 20
 CPU_PERIOD_US: Final = 100_000
 
 _CONTROLLERS: Final = ("memory", "cpu", "pids")
+_SWAP: Final = ("memory.memsw.limit_in_bytes", "memory.swap.max")
 _PAGE: Final = 4096
 
 
@@ -61,14 +62,23 @@ class Cgroups:
         """The path to name in an OCI bundle (`linux.cgroupsPath`)."""
         return f"/{PARENT}/{name}"
 
+    def missing(self) -> list[str]:
+        """Controllers that this machine cannot limit with."""
+        if self.version == 2:
+            known = (self._root / "cgroup.controllers").read_text().split()
+            return [controller for controller in _CONTROLLERS if controller not in known]
+        return [each for each in _CONTROLLERS if not (self._root / each).is_dir()]
+
     def make(self, name: str, limits: Limits) -> None:
         """Make the cgroup with its limits, and read them back.
 
         Raises: SandboxError: the machine has no such controller, refused, or kept another value.
         """
+        if missing := self.missing():
+            raise SandboxError(f"this machine has no cgroup controller for {', '.join(missing)}")
         try:
             for file, value in self._settings(name, limits):
-                if file.name.startswith("memory.memsw") and not file.exists():
+                if file.name in _SWAP and not file.exists():
                     continue  # the kernel does not account swap
                 file.write_text(value)
             self._read_back(name, limits)
@@ -91,8 +101,6 @@ class Cgroups:
                 (group / "pids.max", str(limits.pids)),
             ]
         for controller in _CONTROLLERS:
-            if not (self._root / controller).is_dir():
-                raise SandboxError(f"this machine has no cgroup controller for {controller}")
             self._v1(controller, name).mkdir(parents=True, exist_ok=True)
         memory, cpu, pids = (self._v1(controller, name) for controller in _CONTROLLERS)
         return [

@@ -103,6 +103,7 @@ def choose_mode(
     if programs.tool is None:
         raise SandboxError("dbc-tool is missing; run scripts/get-gvisor .cache/bin")
     make_data_directory(data, owner)
+    sweep(data, owner, programs.runsc, programs.tool)
     forced = os.environ.get(FORCE)
     modes = (Mode(forced),) if forced else (Mode.GVISOR, Mode.GVISOR_OWN, Mode.PROCESS)
     refused: list[Refusal] = []
@@ -116,6 +117,23 @@ def choose_mode(
         return ModeReport(mode, tuple(refused), kernel), engine
     reasons = "; ".join(f"{refusal.mode.value}: {refusal.reason}" for refusal in refused)
     raise SandboxError(f"this machine can run no tenant ({reasons})")
+
+
+def sweep(data: Path, owner: tuple[int, int], runsc: Path | None, tool: Path) -> None:
+    """Remove what a killed process left half-made: canaries, tenants half-removed, half-unpacked images."""
+    programs = Programs(runsc, tool)
+    for place in data.glob("canary-*"):
+        for mode in (Mode.GVISOR, Mode.GVISOR_OWN, Mode.PROCESS):
+            try:
+                engine = engine_for(mode, programs, tool, data, owner)
+            except SandboxError:
+                continue
+            host = Host(place, engine, ModeReport(mode), owner, tool)
+            for tenant in (place / "tenants").glob("[0-9]*"):
+                host.destroy(int(tenant.name))
+        remove_tree(place)
+    for place in (*(data / "tenants").glob(".[0-9]*"), *(data / "incoming").iterdir()):
+        remove_tree(place)
 
 
 def run_canary(mode: Mode, engine: Engine, data: Path, owner: tuple[int, int], tool: Path) -> str:
@@ -176,14 +194,3 @@ def _see(state: TenantState, place: Path) -> str:
 def _judge_hog(state: TenantState) -> None:
     if state.exit is None or state.exit.reason is not ExitReason.MEMORY:
         raise SandboxError("a canary outlived its memory limit")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of `dbc doctor`."""
-
-    name: str
-    ok: bool
-    detail: str
-    hint: str = ""
-    """What to do, where it is not ok."""

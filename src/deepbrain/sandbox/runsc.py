@@ -25,6 +25,7 @@ from deepbrain.sandbox.volumes import (
 
 INIT_FDS = ("--pass-fd=3:3", "--pass-fd=4:4")
 LEASH_FD = "--pass-fd=3:3"
+VERIFY_SECONDS = 2
 
 
 class RunscEngine:
@@ -108,8 +109,13 @@ class RunscEngine:
         return "" if self._rootless else self._cgroups.path(tenant.container)
 
     def verify(self, tenant: TenantDirectory) -> None:
-        if not self._rootless and not self._cgroups.holds_all(tenant.container):
-            raise SandboxError("the tenant runs outside of its limits")
+        deadline = time.monotonic() + VERIFY_SECONDS
+        while not self._rootless and not self._cgroups.holds_all(tenant.container):
+            if tenant.keeper() is None:
+                return  # a fast job: it has ended meanwhile
+            if time.monotonic() > deadline:
+                raise SandboxError("the tenant runs outside of its limits")
+            time.sleep(0.005)
 
     def exec_command(
         self,

@@ -13,10 +13,12 @@ Tables of the store:  headers  number → header          blocks    number → e
                       meta     genesis, engine
 """
 
+import gc
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -146,7 +148,7 @@ class Chain:
         Raises: InvalidBlock: the moment is too early. NodeError: this software is too old.
         """
         parent = self.head
-        with self._store.snapshot() as state:
+        with _collector_resting(), self._store.snapshot() as state:
             reader = ReadCache(state)
             made = self._next_executive(reader, parent).propose(
                 reader, _context(parent, moment, author), candidates, verified
@@ -193,6 +195,7 @@ class Chain:
                 root=executed.root.root,
                 changes=outcome.changes,
                 branches=executed.root.branches,
+                before=executed.root.before,
                 tables={
                     "headers": {number: header.encode()},
                     "blocks": {number: _BODY.encode(outcome.extrinsics)},
@@ -212,7 +215,7 @@ class Chain:
         parent = self.head
         if order.parent != parent.hash:
             raise InvalidBlock("it does not follow the head")
-        with self._store.snapshot() as state:
+        with _collector_resting(), self._store.snapshot() as state:
             reader = ReadCache(state)
             executive = self._next_executive(reader, parent)
             context = _context(parent, order.moment, order.author)
@@ -360,6 +363,16 @@ class Chain:
             return None
         data = self._store.table_get("headers", _key(number))
         return None if data is None else Header.decode(data)
+
+
+@contextmanager
+def _collector_resting() -> Iterator[None]:
+    """No garbage collection: a block makes 60 objects an extrinsic, and lets go of nearly all."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _context(parent: Head, moment: Moment, author: AccountId) -> BlockContext:

@@ -13,8 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from deepbrain.node.journal import PoolJournal
 from deepbrain.node.queue import Bounds, NotQueued, Pooled, Queue, Refusal
@@ -46,8 +45,7 @@ class Banned(DeepBrainError):
         super().__init__("the extrinsic is banned for half an hour, since it was found bad")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examined:
+class Examined(NamedTuple):
     """What an extrinsic that may be valid says of itself; only its signature is still open."""
 
     sender: AccountId

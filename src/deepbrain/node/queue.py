@@ -86,15 +86,18 @@ class _Lane:
 class Queue:
     """Ready and future extrinsics within `Bounds`.
 
-    Cost: inserting and removing O(log n); a candidate O(log senders).
+    Cost: inserting and removing O(1), and O(log n) once the pool has been full; a candidate
+    O(log senders).
     """
 
     def __init__(self, bounds: Bounds | None = None) -> None:
         self._bounds = bounds or Bounds()
         self._lanes: dict[AccountId, _Lane] = {}
         self._entries: dict[Hash, Pooled] = {}
-        self._worst: list[tuple[int, int, Hash]] = []
-        self._expiry: list[tuple[int, int, Hash]] = []
+        self._worst: list[tuple[int, int, Hash]] | None = None
+        """A heap by priority, made when the pool is full for the first time."""
+        self._expiry: dict[int, dict[Hash, Pooled]] = {}
+        """By the last block that may hold them."""
         self._arrivals = 0
         self._future = 0
         self._bytes = 0
@@ -160,10 +163,13 @@ class Queue:
         lane = self._lanes.get(sender)
         if lane is None:
             return [], []
+        gone = []
+        for stale in range(lane.start, nonce + 1):
+            entry = lane.by_nonce.get(stale)
+            if entry is not None:
+                self._forget(entry)
+                gone.append(entry)
         lane.start = max(lane.start, nonce + 1)
-        gone = [lane.by_nonce[old] for old in sorted(lane.by_nonce) if old < lane.start]
-        for entry in gone:
-            self._forget(entry)
         lane.end = max(lane.end, lane.start)
         promoted = self._advance(lane)
         self._drop_empty(sender, lane)
@@ -172,12 +178,10 @@ class Queue:
     def expire(self, head: int) -> list[Pooled]:
         """Take out what no block after `head` may hold."""
         gone: list[Pooled] = []
-        while self._expiry and self._expiry[0][0] <= head:
-            _, order, digest = heapq.heappop(self._expiry)
-            entry = self._entries.get(digest)
-            if entry is not None and entry.order == order:
+        for expires in [expires for expires in self._expiry if expires <= head]:
+            for entry in tuple(self._expiry[expires].values()):
                 gone.append(entry)
-                self.remove(digest)
+                self.remove(entry.hash)
         return gone
 
     def candidates(self, limit: int) -> list[Pooled]:
@@ -218,14 +222,19 @@ class Queue:
         self._bytes += len(entry.extrinsic)
         entry.ready = lane.start <= entry.nonce < lane.end
         self._future += not entry.ready
-        heapq.heappush(self._worst, (entry.priority, -entry.order, entry.hash))
-        heapq.heappush(self._expiry, (entry.expires, entry.order, entry.hash))
-        if len(self._worst) > 2 * len(self._entries) + 1024:
-            self._rebuild()
+        self._expiry.setdefault(entry.expires, {})[entry.hash] = entry
+        if self._worst is not None:
+            heapq.heappush(self._worst, (entry.priority, -entry.order, entry.hash))
+            if len(self._worst) > 2 * len(self._entries) + 1024:
+                self._worst = None
 
     def _forget(self, entry: Pooled) -> None:
         del self._lanes[entry.sender].by_nonce[entry.nonce]
         del self._entries[entry.hash]
+        together = self._expiry[entry.expires]
+        del together[entry.hash]
+        if not together:
+            del self._expiry[entry.expires]
         self._bytes -= len(entry.extrinsic)
         self._future -= not entry.ready
 
@@ -273,6 +282,9 @@ class Queue:
 
     def _pop_worst(self, *, future_only: bool) -> Pooled:
         """The entry of least priority, the youngest of equals."""
+        if self._worst is None:
+            self._worst = [(one.priority, -one.order, one.hash) for one in self._entries.values()]
+            heapq.heapify(self._worst)
         skipped: list[tuple[int, int, Hash]] = []
         while True:
             item = heapq.heappop(self._worst)
@@ -285,14 +297,6 @@ class Queue:
             for other in skipped:
                 heapq.heappush(self._worst, other)
             return entry
-
-    def _rebuild(self) -> None:
-        """Drop what is gone from the heaps."""
-        live = list(self._entries.values())
-        self._worst = [(entry.priority, -entry.order, entry.hash) for entry in live]
-        self._expiry = [(entry.expires, entry.order, entry.hash) for entry in live]
-        heapq.heapify(self._worst)
-        heapq.heapify(self._expiry)
 
 
 def _rank(entry: Pooled) -> tuple[int, int, Pooled]:

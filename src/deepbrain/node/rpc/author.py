@@ -16,7 +16,7 @@ from deepbrain.node.rpc.errors import (
     RpcFault,
 )
 from deepbrain.node.rpc.subscriptions import Sink
-from deepbrain.node.rpc.wire import Json
+from deepbrain.node.rpc.wire import Json, RawJson
 from deepbrain.primitives.errors import DecodeError, DeepBrainError
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import Hash
@@ -50,7 +50,7 @@ class AuthorRpc:
         extrinsics: list[bytes] = [extrinsic for (extrinsic,) in calls]
         outcomes = await self._pool.submit(extrinsics)
         return [
-            str(outcome) if isinstance(outcome, Hash) else fault_of(outcome, extrinsic)
+            RawJson(f'"{outcome}"') if isinstance(outcome, Hash) else fault_of(outcome, extrinsic)
             for extrinsic, outcome in zip(extrinsics, outcomes, strict=True)
         ]
 

@@ -220,7 +220,7 @@ def _request_of(document: Json) -> Request | str:
     identity = document.get("id")
     if not (identity is None or isinstance(identity, str | int)) or isinstance(identity, bool):
         return _failure("null", RpcFault(INVALID_REQUEST, "Invalid Request", "id"))
-    text = write(identity)
+    text = str(identity) if isinstance(identity, int) else write(identity)
     method = document.get("method")
     if document.get("jsonrpc") != "2.0" or not isinstance(method, str):
         return _failure(text, RpcFault(INVALID_REQUEST, "Invalid Request"))

@@ -31,9 +31,9 @@ def test_a_halt_counts_ten_intervals_of_service(chain):
     assert clocks(chain) == (3_601_000, 10)
 
 
-def test_blocks_keep_their_distance(chain):
+def test_a_block_is_later_than_the_one_before(chain):
     chain.block()
-    with pytest.raises(InvalidBlock, match="minimum_period"):
-        chain.block(after_ms=499)
-    chain.block(after_ms=500)
-    assert chain.executive.earliest(chain.state) == chain.moment + 500
+    with pytest.raises(InvalidBlock, match="later than the one before"):
+        chain.block(after_ms=0)
+    chain.block(after_ms=1)
+    assert chain.executive.earliest(chain.state) == chain.moment + 1

@@ -183,7 +183,7 @@ def test_layers_undo_exactly_what_they_displaced(steps):
 
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.integers(1, 3 * PAGE)), max_size=6),
-    st.integers(1, 500),
+    st.integers(20, 500),
     st.integers(1, 40),
 )
 def test_a_schedule_gives_everything_once_in_order_and_within_bounds(adds, entries, seconds):

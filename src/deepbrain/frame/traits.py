@@ -52,10 +52,13 @@ class Payments(Protocol):
     """Moves fees."""
 
     def can_pay(self, who: AccountId, amount: int) -> bool:
-        """Whether `pay` would succeed."""
+        """Whether `collect` would succeed."""
 
-    def pay(self, who: AccountId, to: AccountId, amount: Balance) -> None:
-        """Move a fee. The payer keeps at least the existential deposit."""
+    def collect(self, who: AccountId, amount: Balance) -> None:
+        """Take a fee. The payer keeps at least the existential deposit."""
+
+    def credit(self, to: AccountId, amount: Balance) -> None:
+        """Give what was collected to whom it belongs, within the same block."""
 
 
 class Charges(Protocol):

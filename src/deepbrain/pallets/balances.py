@@ -196,13 +196,16 @@ class Balances(Pallet, index=4):
         self.emit(Minted(who=who, amount=amount))
 
     def can_pay(self, who: AccountId, amount: int) -> bool:
-        """Whether `pay` would succeed."""
+        """Whether `collect` would succeed."""
         data = self.accounts.account_of(who).data
         return amount <= data.free and data.total() - amount >= self.existential_deposit
 
-    def pay(self, who: AccountId, to: AccountId, amount: Balance) -> None:
-        """Move a fee. The payer keeps at least the existential deposit. Raises: TokenFailure."""
+    def collect(self, who: AccountId, amount: Balance) -> None:
+        """Take a fee. The payer keeps at least the existential deposit. Raises: TokenFailure."""
         self._withdraw(who, amount, keep_alive=True)
+
+    def credit(self, to: AccountId, amount: Balance) -> None:
+        """Give what was collected to whom it belongs, within the same block."""
         self._deposit(to, amount)
 
     # How money moves.

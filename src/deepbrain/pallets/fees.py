@@ -2,8 +2,8 @@
 
     fee = weight × `weight_price` + bytes × `length_price` + tip        fixed fees come on top, by call
 
-The fee is taken before the call and kept whether it succeeds or fails; it goes to the treasury. The
-weight is what the call declares, whatever it turns out to need.
+The fee is taken before the call and kept whether it succeeds or fails; the treasury is credited with
+the fees of a block at its end. The weight is what the call declares, whatever it turns out to need.
 Units: planck; weight in picoseconds of the reference CPU.
 """
 
@@ -46,18 +46,24 @@ class Fees(Pallet, index=6, name="TransactionPayment"):
     def take(self, who: AccountId, fee: Balance, tip: Balance) -> TransactionFeePaid:
         """Take fee and tip; gives the event, which comes after those of the call.
 
+        Whoever makes the block adds up what it took, and hands it to `settle` at its end.
         Raises: TokenFailure.
         """
         total = fee + tip if tip else fee
-        self.payments.pay(who, self.treasury, total)
+        self.payments.collect(who, total)
         return TransactionFeePaid(who=who, actual_fee=total, tip=tip)
 
     def can_take(self, who: AccountId, fee: Balance, tip: Balance) -> bool:
         """Whether `take` would succeed."""
         return self.payments.can_pay(who, int(fee) + int(tip))
 
+    def settle(self, collected: Balance) -> None:
+        """Credit the treasury with the fees of a whole block."""
+        self.payments.credit(self.treasury, collected)
+
     # What other pallets may ask: `traits.Charges`.
 
     def charge(self, who: AccountId, amount: Balance) -> None:
         """Take a fixed fee to the treasury. Raises: TokenFailure."""
-        self.payments.pay(who, self.treasury, amount)
+        self.payments.collect(who, amount)
+        self.payments.credit(self.treasury, amount)

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from deepbrain.frame.calls import CallDefinition
 from deepbrain.frame.dispatch import DispatchError, wire_error
+from deepbrain.frame.errors import TokenFailure
 from deepbrain.frame.events import FINALIZATION, INITIALIZATION
 from deepbrain.frame.header import Digest
 from deepbrain.frame.journal import Deposited
@@ -22,6 +23,7 @@ from deepbrain.frame.origin import INHERENT
 from deepbrain.frame.weight import EXTRINSIC, DispatchClass, DispatchInfo, Pays, Weight
 from deepbrain.pallets.system import NO_HASH, ExtrinsicFailed, ExtrinsicSuccess
 from deepbrain.pallets.timestamp import Timestamp
+from deepbrain.primitives.errors import ArithmeticFailure
 from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.primitives.keys import Scheme, Signature, verify
 from deepbrain.primitives.units import U64, Balance, BlockNumber, Moment, Nonce
@@ -63,8 +65,7 @@ class Check(NamedTuple):
         return verify(self.scheme, self.public, self.signature, self.message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validity:
+class Validity(NamedTuple):
     """An extrinsic that may enter a block, if its signature is good."""
 
     extrinsic: Extrinsic
@@ -256,6 +257,7 @@ class Validator:
         self._runtime = executive.runtime
         self._signing = executive.signing
         self._block = self._runtime.at(reader, head)
+        self._room = Room(self._runtime.limits)
         self.number = self._block.context.number
         """The block that is judged for."""
 
@@ -280,7 +282,7 @@ class Validator:
         if signed.nonce < state_nonce:
             raise InvalidTransaction(Invalid.STALE)
         definition, weight = extrinsic.call.definition, weight_of(extrinsic)
-        Room(self._runtime.limits).check(definition.dispatch_class, weight, len(extrinsic.raw))
+        self._room.check(definition.dispatch_class, weight, len(extrinsic.raw))
         fee = self._block.fees.fee_of(weight, len(extrinsic.raw))
         if not self._block.fees.can_take(signed.signer, fee, signed.tip):
             raise InvalidTransaction(Invalid.PAYMENT)
@@ -326,6 +328,7 @@ class BlockBuilder:
         self.room = Room(self._runtime.limits)
         self._body: list[bytes] = []
         self._receipts: list[Receipt] = []
+        self._collected = Balance(0)
         self._dispatch_infos: dict[tuple[CallDefinition, int], DispatchInfo] = {}
         for pallet in self.block.pallets.values():
             self.room.weight += pallet.on_initialize()
@@ -374,17 +377,19 @@ class BlockBuilder:
         if signed.nonce != info.nonce:
             raise InvalidTransaction(Invalid.STALE if signed.nonce < info.nonce else Invalid.FUTURE)
         self.room.check(call.definition.dispatch_class, weight, len(extrinsic.raw))
+        block.system.count_extrinsic(signed.signer, info)
         fee = block.fees.fee_of(weight, len(extrinsic.raw))
-        if not block.fees.can_take(signed.signer, fee, signed.tip):
-            raise InvalidTransaction(Invalid.PAYMENT)
+        try:
+            paid = block.fees.take(signed.signer, fee, signed.tip)
+        except (TokenFailure, ArithmeticFailure) as error:
+            raise InvalidTransaction(Invalid.PAYMENT) from error
         if extrinsic.hash not in self._verified:
             message = self._signing.payload(extrinsic.raw[extrinsic.call_at :], signed.extra, birth)
             if not check_of(extrinsic, signed, message).holds():
                 raise InvalidTransaction(Invalid.BAD_PROOF)
-        block.system.count_extrinsic(signed.signer, info)
-        paid = block.fees.take(signed.signer, fee, signed.tip)
         failure = block.dispatch(call, signed.signer)
         block.fees.emit(paid)
+        self._collected += paid.actual_fee
         error = None if failure is None else wire_error(failure, self._runtime.pallet_of_error)
         return self._include(extrinsic, start, weight, error)
 
@@ -425,6 +430,8 @@ class BlockBuilder:
     def finish(self) -> BlockOutcome:
         """Run the closing hooks and seal the block's own records."""
         start = len(self._journal.events)
+        if self._collected:
+            self.block.fees.settle(self._collected)
         for pallet in self.block.pallets.values():
             pallet.on_finalize()
         phases = [(INITIALIZATION, self._before)]

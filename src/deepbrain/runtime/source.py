@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0xb7548ce3e01a65fc0abc62b4fccd22db6a21fa904a850b7d85304635cfa2232e")
+SOURCE: Final = Hash.from_hex("0xf70bf7b1ba096360ee43153fb6e495431cdb613505542f9bb9732d59ba629011")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

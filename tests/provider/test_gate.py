@@ -10,6 +10,7 @@ import pytest
 from tests.net.ends import KINDS
 from tests.provider.house import ALICE, BOB, eventually, house, manifest_of, tar_of
 
+from deepbrain.net import session as session_module
 from deepbrain.net.access import Grant
 from deepbrain.net.errors import (
     ConnectionLost,
@@ -398,3 +399,17 @@ async def test_bulk_is_not_slow(tmp_path):
         began = time.perf_counter()
         await session.put_blob(source, digest)
         assert (64 << 20) / (time.perf_counter() - began) > 30e6
+
+
+async def test_a_machine_that_falls_silent_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_module, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(session_module, "SILENCE_SECONDS", 0.3)
+    async with house("iroh", tmp_path) as home:
+        session = await home.running(1, "sleep", "9")
+        following = asyncio.create_task(_collect(session.logs(follow=True)))
+        await asyncio.sleep(0.6)
+        assert not following.done()
+        session.status = lambda: asyncio.sleep(60)  # the machine's answer never comes
+        with pytest.raises(ConnectionLost):
+            async with asyncio.timeout(3):
+                await following

@@ -15,13 +15,14 @@ After a `ConnectionLost` open a new session and resume: blobs by themselves, log
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from deepbrain.net.access import Grant
-from deepbrain.net.errors import MalformedMessage, NetError, StreamEnded
+from deepbrain.net.errors import MalformedMessage, NetError, Refused, StreamEnded
 from deepbrain.net.frames import expect_reply, request_bytes
 from deepbrain.net.messages import (
     Access,
@@ -62,13 +63,20 @@ from deepbrain.net.records import (
     record,
 )
 from deepbrain.net.stream import READ_SIZE, Stream
-from deepbrain.net.transport import DIAL_SECONDS, Connection, Endpoint
+from deepbrain.net.transport import CLOSED_BROKEN, DIAL_SECONDS, Connection, Endpoint
 from deepbrain.primitives.ids import MachineId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import U16, U64
 
 ANSWER_SECONDS: Final = 10.0
 """How long a machine may take to greet or to accept a proof."""
+
+BEAT_SECONDS: Final = 3.0
+"""How often a session asks whether the machine is still there."""
+
+SILENCE_SECONDS: Final = 6.0
+"""How long it waits for that answer: a machine whose agent was killed sends no farewell, and the
+transport alone would take 30 s to notice."""
 
 OnProgress = Callable[[int, int], None]
 """`(bytes done, bytes in all)`, called a few times a second at most by whoever shows it."""
@@ -165,6 +173,7 @@ class Session:
         """What the machine says of itself: version, isolation mode, images."""
         self.granted = granted
         """Scopes and last block the machine has accepted."""
+        self._beat = asyncio.create_task(self._watch_over())
 
     @classmethod
     async def open(
@@ -304,6 +313,7 @@ class Session:
 
     def close(self) -> None:
         """Close the connection; commands started over it are killed. Idempotent."""
+        self._beat.cancel()
         self._connection.close()
 
     async def __aenter__(self) -> Self:
@@ -316,6 +326,20 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    async def _watch_over(self) -> None:
+        """Close the connection once the machine is silent, so that every waiting call hears of it."""
+        try:
+            while True:
+                await asyncio.sleep(BEAT_SECONDS)
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    await self._beat_once()
+        except (NetError, TimeoutError):
+            self._connection.close(CLOSED_BROKEN, "the machine is silent")
+
+    async def _beat_once(self) -> None:
+        with contextlib.suppress(Refused):  # a refusal is an answer
+            await self.status()
 
     async def _ask(self, request: Request) -> Stream:
         stream = await self._connection.open()

@@ -44,7 +44,7 @@ KEEPER: Final = Path(__file__).with_name("keeper.py")
 START_SECONDS: Final = 45
 MIN_LOG: Final = 1 << 20
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class Host:
             shutil.rmtree(doomed)
 
     def _image(self, where: str, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
+        if not DIGEST.fullmatch(digest):
             raise ImageError("an image is named by its SHA-256 in hex")
         return self.data / where / digest
 

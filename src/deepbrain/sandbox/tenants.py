@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deepbrain.sandbox.directory import TenantDirectory, tenant_directories
-from deepbrain.sandbox.host import HostRequests, SessionFds
+from deepbrain.sandbox.host import DIGEST, HostRequests, SessionFds
 from deepbrain.sandbox.logs import read_log
 from deepbrain.sandbox.sandbox import (
     MAX_EXECS,
@@ -55,6 +55,8 @@ class LocalSandbox:
     # -- images
 
     async def import_image(self, archive: Path, digest: str, name: str = "") -> ImageInfo:
+        if not DIGEST.fullmatch(digest):
+            raise ImageError("an image is named by its SHA-256 in hex")
         lock = self._importing.setdefault(digest, asyncio.Lock())
         async with lock:
             known = self._image(digest)

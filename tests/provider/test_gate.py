@@ -37,6 +37,7 @@ from deepbrain.primitives.ids import Hash, MachineId, OrderId
 from deepbrain.primitives.units import U8, U64, BlockNumber
 from deepbrain.provider import gate as gate_module
 from deepbrain.provider.gate import CONNECTIONS_PER_ORDER, STREAMS_PER_ORDER
+from deepbrain.sandbox.sandbox import SandboxError
 
 both = pytest.mark.parametrize("kind", KINDS)
 
@@ -413,3 +414,19 @@ async def test_a_machine_that_falls_silent_is_noticed(tmp_path, monkeypatch):
         with pytest.raises(ConnectionLost):
             async with asyncio.timeout(3):
                 await following
+
+
+@pytest.mark.parametrize(("sent", "is_told"), [(0, True), (1000, True), (1 << 20, False)])
+async def test_an_export_that_fails_never_looks_complete(tmp_path, sent, is_told):
+    async with house("fake", tmp_path) as home:
+        session = await home.running(1, "sleep", "9")
+
+        async def broken(*_args, **_kwargs):
+            if sent:
+                yield bytes(sent)
+            raise SandboxError("the disk is gone")
+
+        home.sandbox.export = broken
+        with pytest.raises(Refused if is_told else StreamReset) as caught:
+            [_ async for _ in session.copy_out(["model.bin"])]
+        assert not is_told or str(caught.value) == "the disk is gone"

@@ -4,12 +4,13 @@ Every answer is bounded by the stream it goes to; whatever was started for a str
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from deepbrain.net.errors import MalformedMessage, NetError, RefusalCode, Refused
+from deepbrain.net.errors import MalformedMessage, NetError, RefusalCode, Refused, StreamReset
 from deepbrain.net.frames import reply_bytes
 from deepbrain.net.messages import (
     PROTOCOL_VERSION,
@@ -44,9 +45,13 @@ from deepbrain.provider.book import Book
 from deepbrain.provider.identity import Capacity
 from deepbrain.provider.record import OrderFiles, Records
 from deepbrain.provider.upload import Uploads
-from deepbrain.sandbox.sandbox import ExecSession, NoSuchTenant, Sandbox, TenantState
+from deepbrain.sandbox.sandbox import ExecSession, NoSuchTenant, Sandbox, SandboxError, TenantState
+
+log = logging.getLogger(__name__)
 
 EXECS_PER_ORDER: Final = 16
+FIRST_BYTES: Final = 64 << 10
+"""Of an export, read before it is answered."""
 PROGRESS_SECONDS: Final = 0.2
 """The least time between two published steps of an upload."""
 
@@ -211,8 +216,7 @@ class Service:
         state = await self._started(order, follow)
         start = max(offset, state.log_start)
         await stream.write(reply_bytes(LogsFrom(offset=U64(start))))
-        async for chunk in self.sandbox.logs(order, start, follow=follow):
-            await stream.write(chunk)
+        await _pour(self.sandbox.logs(order, start, follow=follow), stream)
 
     async def _started(self, order: int, wait: bool) -> TenantState:
         """The tenant, once it has run. Raises: Refused: it has not, and will not or need not yet."""
@@ -260,9 +264,10 @@ class Service:
             paths = () if manifest is None else manifest.out
             changed_only = changed_only or not paths
         await self._started(order, wait=False)
-        await stream.write(reply_bytes(Done()))
-        async for chunk in self.sandbox.export(order, paths, changed_only=changed_only):
-            await stream.write(chunk)
+        chunks = self.sandbox.export(order, paths, changed_only=changed_only)
+        first = await _first_of(chunks)
+        await stream.write(reply_bytes(Done()) + first)
+        await _pour(chunks, stream)
 
     async def _copy_in(self, order: int, dest: str, stream: Stream) -> None:
         await self.sandbox.state(order)
@@ -286,6 +291,29 @@ class _Progress:
             return
         self._shown_at = now
         self._book.publish(status.but(done=U64(done), total=U64(total)))
+
+
+async def _first_of(chunks: AsyncIterator[bytes]) -> bytes:
+    """The first part of an export, all of a small one: what fails here can still be told in words.
+
+    Raises: SandboxError.
+    """
+    first = bytearray()
+    async for chunk in chunks:
+        first += chunk
+        if len(first) >= FIRST_BYTES:
+            break
+    return bytes(first)
+
+
+async def _pour(chunks: AsyncIterator[bytes], stream: Stream) -> None:
+    """Raises: StreamReset: it failed on the way, and must not look complete; NetError."""
+    try:
+        async for chunk in chunks:
+            await stream.write(chunk)
+    except SandboxError as error:
+        log.warning("a stream was cut short: %s", error)
+        raise StreamReset(str(error)) from error
 
 
 async def _chunks(stream: Stream) -> AsyncIterator[bytes]:

@@ -143,12 +143,12 @@ class LocalChain:
     def audit(self, who: Keypair, call) -> None:
         """Make the call on the side, and count the keys it touches against what it declares.
 
-        What every extrinsic pays for is not counted: the signer's account and the treasury's.
+        What every extrinsic pays for is not counted: the signer's account and the fees of the block.
         """
         reader = CountingReader(self.state)
         block = self.runtime.at(reader, self.head)
-        for account in (who.public, block.fees.treasury):
-            block.system.account.get(account)
+        block.system.account.get(who.public)
+        block.fees.collected.get()
         free = set(reader.keys)
         block.dispatch(call, who.public)
         read = set(reader.keys) - free

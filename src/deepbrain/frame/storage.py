@@ -209,6 +209,10 @@ class Value(Item[T]):
         """Replace the value."""
         self._write((), value)
 
+    def reset(self) -> None:
+        """Go back to the default."""
+        self._write((), None)
+
     def _parts(self, key: Any) -> tuple[Any, ...]:
         return ()
 

@@ -4,13 +4,16 @@
 
 The fee is taken before the call and kept whether it succeeds or fails; the treasury is credited with
 the fees of a block at its end. The weight is what the call declares, whatever it turns out to need.
+Invariants: F1  between blocks nothing is collected that the treasury has not.
 Units: planck; weight in picoseconds of the reference CPU.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from deepbrain.frame.context import Context
 from deepbrain.frame.pallet import Constant, Event, Pallet
+from deepbrain.frame.storage import Counter
 from deepbrain.frame.traits import Payments
 from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.units import Balance
@@ -35,6 +38,9 @@ class Fees(Pallet, index=6, name="TransactionPayment"):
     treasury: Constant[AccountId] = TREASURY
     """The account that fees are paid to."""
 
+    collected: Counter[Balance]
+    """What this block has collected for the treasury; nothing between blocks."""
+
     def __init__(self, context: Context, payments: Payments) -> None:
         super().__init__(context)
         self.payments = payments
@@ -46,24 +52,30 @@ class Fees(Pallet, index=6, name="TransactionPayment"):
     def take(self, who: AccountId, fee: Balance, tip: Balance) -> TransactionFeePaid:
         """Take fee and tip; gives the event, which comes after those of the call.
 
-        Whoever makes the block adds up what it took, and hands it to `settle` at its end.
         Raises: TokenFailure.
         """
         total = fee + tip if tip else fee
-        self.payments.collect(who, total)
+        self.charge(who, total)
         return TransactionFeePaid(who=who, actual_fee=total, tip=tip)
 
     def can_take(self, who: AccountId, fee: Balance, tip: Balance) -> bool:
         """Whether `take` would succeed."""
         return self.payments.can_pay(who, int(fee) + int(tip))
 
-    def settle(self, collected: Balance) -> None:
-        """Credit the treasury with the fees of a whole block."""
-        self.payments.credit(self.treasury, collected)
+    def on_finalize(self) -> None:
+        """Credit the treasury with what this block collected."""
+        collected = self.collected.get()
+        if collected:
+            self.payments.credit(self.treasury, collected)
+            self.collected.reset()
 
     # What other pallets may ask: `traits.Charges`.
 
     def charge(self, who: AccountId, amount: Balance) -> None:
-        """Take a fixed fee to the treasury. Raises: TokenFailure."""
+        """Take a fee for the treasury. Raises: TokenFailure."""
         self.payments.collect(who, amount)
-        self.payments.credit(self.treasury, amount)
+        self.collected.add(amount)
+
+    def try_state(self) -> Iterator[str]:
+        if self.collected.get():
+            yield "F1: fees were collected and not credited"

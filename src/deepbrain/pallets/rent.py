@@ -170,7 +170,7 @@ class Order(Struct):
 
     def held(self) -> Balance:
         """What is held for it while it is open: the worth of all its segments."""
-        return self.worth(self.term())
+        return Balance(sum(part.worth(self.units, part.seconds) for part in self.segments))
 
     def worth(self, seconds: int) -> Balance:
         """What the first `seconds` are worth, each segment rounded down."""

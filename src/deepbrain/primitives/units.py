@@ -19,6 +19,9 @@ MICRO_USD: Final = 10**6
 """µUSD per US dollar."""
 
 
+_new: Final = int.__new__
+
+
 class Unsigned(int):
     """An unsigned integer of `BITS` bits. Use one of its subclasses."""
 
@@ -34,12 +37,10 @@ class Unsigned(int):
             cls.MAX = (1 << bits) - 1
 
     def __new__(cls, value: SupportsIndex = 0) -> Self:
-        number = super().__new__(cls, value)
-        if not 0 <= number.__index__() <= cls.MAX:
-            raise ArithmeticFailure(
-                ArithmeticKind.UNDERFLOW if number.__index__() < 0 else ArithmeticKind.OVERFLOW
-            )
-        return number
+        number = _new(cls, value)
+        if 0 <= number <= cls.MAX:
+            return number
+        raise ArithmeticFailure(ArithmeticKind.UNDERFLOW if number < 0 else ArithmeticKind.OVERFLOW)
 
     def __add__(self, other: int, /) -> Self:
         return type(self)(int.__add__(self, other))

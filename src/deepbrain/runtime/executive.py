@@ -328,7 +328,6 @@ class BlockBuilder:
         self.room = Room(self._runtime.limits)
         self._body: list[bytes] = []
         self._receipts: list[Receipt] = []
-        self._collected = Balance(0)
         self._dispatch_infos: dict[tuple[CallDefinition, int], DispatchInfo] = {}
         for pallet in self.block.pallets.values():
             self.room.weight += pallet.on_initialize()
@@ -389,7 +388,6 @@ class BlockBuilder:
                 raise InvalidTransaction(Invalid.BAD_PROOF)
         failure = block.dispatch(call, signed.signer)
         block.fees.emit(paid)
-        self._collected += paid.actual_fee
         error = None if failure is None else wire_error(failure, self._runtime.pallet_of_error)
         return self._include(extrinsic, start, weight, error)
 
@@ -430,8 +428,6 @@ class BlockBuilder:
     def finish(self) -> BlockOutcome:
         """Run the closing hooks and seal the block's own records."""
         start = len(self._journal.events)
-        if self._collected:
-            self.block.fees.settle(self._collected)
         for pallet in self.block.pallets.values():
             pallet.on_finalize()
         phases = [(INITIALIZATION, self._before)]

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0xf70bf7b1ba096360ee43153fb6e495431cdb613505542f9bb9732d59ba629011")
+SOURCE: Final = Hash.from_hex("0x29938d0319a1a661ef8507bfe6142d1ea8f230c284571b064b8c5229fbd79e5c")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

@@ -24,7 +24,7 @@ from typing import Final
 
 from deepbrain.frame.header import Header
 from deepbrain.node.errors import NodeError, UnknownBlock
-from deepbrain.pallets.system import CODE_KEY, System
+from deepbrain.pallets.system import System
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import AccountId, Hash
@@ -334,9 +334,9 @@ class Chain:
 
     def _open(self, engine: str) -> Hash:
         """Make block 0, or see that the store is of this chain and engine; gives its hash."""
-        state = genesis_state(runtime_of(self.spec, GENESIS_VERSION))
-        fingerprint = _fingerprint(self.spec, state)
+        fingerprint = _fingerprint(self.spec)
         if self._store.number is None:
+            state = genesis_state(runtime_of(self.spec, GENESIS_VERSION))
             self._store.commit(_genesis_commit(state, fingerprint, engine))
         if self._store.table_get("meta", b"spec") != fingerprint:
             raise NodeError(
@@ -415,14 +415,17 @@ def _genesis_commit(state: Mapping[bytes, bytes], fingerprint: Hash, engine: str
     )
 
 
-def _fingerprint(spec: ChainSpec, state: Mapping[bytes, bytes]) -> Hash:
-    """What tells one chain from another, whatever version of this software made its block 0.
-
-    `:code` is left out: it names the sources of the day, and a chain outlives them.
-    """
-    figures = json.dumps([spec.id, int(spec.target_interval), spec.constants], sort_keys=True)
-    entries = [key + blake2_256(value) for key, value in sorted(state.items()) if key != CODE_KEY]
-    return blake2_256(figures.encode() + b"".join(entries))
+def _fingerprint(spec: ChainSpec) -> Hash:
+    """What tells one chain from another, whatever version of this software made its block 0."""
+    facts = [
+        spec.id,
+        int(spec.target_interval),
+        spec.constants,
+        [[who.hex(), str(amount)] for who, amount in spec.balances],
+        None if spec.root is None else spec.root.hex(),
+        int(spec.micro_usd_per_dbc),
+    ]
+    return blake2_256(json.dumps(facts, sort_keys=True).encode())
 
 
 def _hexes(extrinsics: Sequence[bytes]) -> str:

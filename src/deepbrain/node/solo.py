@@ -1,7 +1,9 @@
 """The engine of one node: blocks are sealed in process, and final when they are committed.
 
 A block is sealed when extrinsics arrive, at least `min_gap` after the last one so that a burst shares
-a block, and at every `interval` whatever there is: the clocks of the chain run on blocks.
+a block, and at every `interval` whatever there is: the clocks of the chain run on blocks. Under load
+the gap grows to a few times what a block takes: larger blocks cost less an extrinsic, and what arrives
+meanwhile needs the processor too.
 """
 
 import asyncio
@@ -15,6 +17,8 @@ from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.units import Moment
 
 MIN_GAP: Final = 0.05
+REST: Final = 4
+"""The gap under load, in times of what the last block took."""
 
 
 def calendar() -> Moment:
@@ -54,7 +58,8 @@ class SoloEngine:
             await self.seal()
             if 0 < self._ledger.waiting < before:
                 self._arrived.set()  # more than one block could hold
-            await self._turn(started)
+            took = time.monotonic() - started
+            await self._turn(started, max(self._min_gap, min(REST * took, self._interval)))
 
     async def seal(self) -> Head:
         """Make one block of what the pool has."""
@@ -64,7 +69,7 @@ class SoloEngine:
         extrinsics = await self._ledger.propose(moment, self._author)
         return await self._ledger.finalize(moment, self._author, extrinsics)
 
-    async def _turn(self, started: float) -> None:
+    async def _turn(self, started: float, gap: float) -> None:
         """Wait for the interval to pass, or for extrinsics and the gap after the last block."""
         left = started + self._interval - time.monotonic()
         try:
@@ -72,6 +77,6 @@ class SoloEngine:
                 await self._arrived.wait()
         except TimeoutError:
             return
-        gap = started + self._min_gap - time.monotonic()
+        rest = started + gap - time.monotonic()
         ahead = (int(self._ledger.earliest) - int(self._clock())) / 1000
-        await asyncio.sleep(max(gap, min(ahead, self._interval), 0.0))
+        await asyncio.sleep(max(rest, min(ahead, self._interval), 0.0))

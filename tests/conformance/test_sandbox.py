@@ -784,6 +784,29 @@ async def test_a_lost_keeper_is_a_failure_and_leaves_nothing(setup: Setup, box: 
     assert command_lines_with(b"7780") == []
 
 
+@only("process", "gvisor-own", "gvisor")
+async def test_a_tenant_whose_making_was_cut_short_is_swept(setup: Setup, box: Sandbox) -> None:
+    tenant = shell(setup, "exit 0")
+    await box.prepare(tenant)
+    directory = setup.data / "tenants" / str(tenant.order)
+    (directory / "tenant.json").unlink()
+    assert await box.list() == []
+    assert setup.host is not None
+    setup.host.sweep()
+    assert not directory.exists()
+
+
+@only("gvisor")
+async def test_volumes_come_back_after_a_restart_of_the_machine(setup: Setup, box: Sandbox) -> None:
+    tenant = shell(setup, "echo made > made.txt")
+    volume = await box.prepare(tenant)
+    unmount_below(volume)
+    await box.start(tenant.order)
+    await box.wait(tenant.order)
+    unmount_below(volume)
+    assert names(await exported(box, tenant.order))["made.txt"] == b"made\n"
+
+
 async def test_destroy_while_running(setup: Setup, box: Sandbox) -> None:
     order = await launch(box, shell(setup, "sleep 300"))
     session = await box.exec(order, ["sleep", "300"])

@@ -26,7 +26,7 @@ from typing import Final, Protocol
 
 from deepbrain.sandbox.bundle import environment
 from deepbrain.sandbox.cgroups import kill_all
-from deepbrain.sandbox.directory import TenantDirectory
+from deepbrain.sandbox.directory import TenantDirectory, tenant_directories
 from deepbrain.sandbox.engine import Command, Engine
 from deepbrain.sandbox.images import MOUNT_DIRECTORIES, MOUNT_FILES
 from deepbrain.sandbox.sandbox import (
@@ -196,6 +196,12 @@ class Host:
             os.chown(tenant.path, -1, self._owner[1])
             tenant.path.chmod(0o2750)  # records inherit the group, and with it the agent's right
         tenant.log.mkdir(mode=0o750)
+
+    def sweep(self) -> None:
+        """Remove tenants whose making was cut short: nobody knows of them, so nobody would."""
+        for tenant in tenant_directories(self.data / "tenants"):
+            if not tenant.exists():
+                self.destroy(tenant.order)
 
     def start(self, order: int) -> None:
         tenant = self._tenant(order)

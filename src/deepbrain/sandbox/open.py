@@ -43,7 +43,9 @@ def open_host(data: Path, owner: tuple[int, int] | None) -> Host:
     tool = Programs.find().tool
     if tool is None:
         raise SandboxError("dbc-tool is missing; run scripts/get-gvisor .cache/bin")
-    return Host(data, engine, report, owner, tool)
+    host = Host(data, engine, report, owner, tool)
+    host.sweep()
+    return host
 
 
 _held: dict[Path, int] = {}

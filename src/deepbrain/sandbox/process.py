@@ -9,6 +9,7 @@ import os
 import pwd
 import shutil
 import stat
+import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +37,7 @@ class ProcessEngine:
     def __init__(self, tool: Path, owner: tuple[int, int]) -> None:
         self._tool = tool
         self._owner = owner
-        self._root = os.geteuid() == 0
+        self._root = os.geteuid() == 0 and can_become_another(tool)
 
     def _tree(self, tenant: TenantDirectory) -> Path:
         return tenant.path / "root"
@@ -164,6 +165,12 @@ class ProcessEngine:
         if record.exists():
             uid = int(record.read_text())
             kill_until_gone(lambda: processes_of(uid), tenant.order)
+
+
+def can_become_another(tool: Path) -> bool:
+    """Whether root here may really change root and user (in some containers it may not)."""
+    command = [str(tool), "confine", f"--uid={FIRST_UID}", "--root=/", "--", "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def link_tree(source: Path, target: Path) -> None:

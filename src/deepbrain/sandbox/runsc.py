@@ -100,10 +100,14 @@ class RunscEngine:
     def _make_limits(self, tenant: TenantDirectory, spec: TenantSpec) -> None:
         if self._rootless:
             return
-        if tenant.volume not in mounts_below(tenant.volume):
-            raise SandboxError("the tenant's volume is not mounted")
+        self._ensure_mounted(tenant)
         limits = Limits.for_tenant(spec.memory_bytes, spec.cpu_milli, spec.pids)
         self._cgroups.make(tenant.container, limits)
+
+    def _ensure_mounted(self, tenant: TenantDirectory) -> None:
+        """A machine that was restarted has the volumes, but not their mounts."""
+        if not self._rootless and tenant.volume not in mounts_below(tenant.volume):
+            mount_volume(tenant.volume_image, tenant.volume)
 
     def _cgroup(self, tenant: TenantDirectory) -> str:
         return "" if self._rootless else self._cgroups.path(tenant.container)
@@ -137,8 +141,7 @@ class RunscEngine:
     def collect_command(
         self, tenant: TenantDirectory, spec: TenantSpec, argv: Sequence[str]
     ) -> Command:
-        if not self._rootless and tenant.volume not in mounts_below(tenant.volume):
-            mount_volume(tenant.volume_image, tenant.volume)  # the machine was restarted
+        self._ensure_mounted(tenant)
         name = f"{tenant.container}-{time.monotonic_ns()}"
         directory = tenant.path / f"collect-{name}"
         directory.mkdir(mode=0o700)

@@ -30,8 +30,8 @@ func workspace() string {
 // tarOutMain writes paths as a tar to stdout: `tar-out [--newer NS] [--max N] -- path...`.
 // Relative paths are below the workspace and keep their names; absolute ones lose the leading slash.
 // Regular files and directories only: nothing is followed, sent as a link, or blocked on. With --newer
-// only regular files created or changed after that moment are sent. What cannot be read is named on
-// stderr and left out.
+// only regular files created or changed after that moment are sent. A path that does not exist is taken as
+// a pattern. What cannot be read is named on stderr and left out; nothing at all is an error.
 func tarOutMain(args []string) int {
 	flags := flag.NewFlagSet("tar-out", flag.ContinueOnError)
 	newer := flags.Int64("newer", -1, "Unix nanoseconds")
@@ -41,27 +41,50 @@ func tarOutMain(args []string) int {
 	}
 	output := bufio.NewWriterSize(os.Stdout, bufferSize)
 	packer := &packer{out: tar.NewWriter(output), newer: *newer, left: *limit}
-	code := 0
+	code, found := 0, 0
 	for _, path := range flags.Args() {
-		clean := filepath.Clean(path)
-		full, name := clean, strings.TrimPrefix(clean, "/")
+		clean, root := filepath.Clean(path), "/"
 		if !filepath.IsAbs(clean) {
-			full = filepath.Join(workspace(), clean)
+			root = workspace()
 			if clean == ".." || strings.HasPrefix(clean, "../") {
 				code = fail(1, "%s is outside of the workspace", path)
 				continue
 			}
 		}
-		if err := packer.add(full, name); errors.Is(err, errTooLong) || errors.Is(err, syscall.EPIPE) {
-			return fail(1, "%v", err)
-		} else if err != nil {
-			code = fail(1, "%v", err)
+		for _, full := range named(filepath.Join(root, clean)) {
+			name, err := filepath.Rel(root, full)
+			if err == nil {
+				err = packer.add(full, name)
+			}
+			switch {
+			case errors.Is(err, errTooLong) || errors.Is(err, syscall.EPIPE):
+				return fail(1, "%v", err)
+			case errors.Is(err, fs.ErrNotExist):
+				fail(0, "left out: %v", err)
+			case err != nil:
+				code = fail(1, "%v", err)
+			default:
+				found++
+			}
 		}
+	}
+	if found == 0 && flags.NArg() > 0 && code == 0 {
+		code = fail(1, "there is no %s", strings.Join(flags.Args(), ", "))
 	}
 	if err := errors.Join(packer.out.Close(), output.Flush()); err != nil {
 		return fail(1, "%v", err)
 	}
 	return code
+}
+
+// named is what a path stands for: itself where it exists, else the names it matches as a pattern.
+func named(full string) []string {
+	if _, err := os.Lstat(full); err != nil {
+		if matches, _ := filepath.Glob(full); len(matches) > 0 {
+			return matches
+		}
+	}
+	return []string{full}
 }
 
 type packer struct {

@@ -354,10 +354,13 @@ class FakeSandbox:
         self, order: int, paths: Sequence[str] = (), *, changed_only: bool = False
     ) -> AsyncIterator[bytes]:
         tenant = self._tenant(order)
+        found = [name for path in paths or (".",) for name in _named(tenant.volume, path)]
+        if not found:
+            raise SandboxError(f"the files were not copied out: there is no {', '.join(paths)}")
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for path in paths or (".",):
-                _pack(tar, tenant.volume, path, tenant.mark if changed_only else None)
+            for name in found:
+                _pack(tar, tenant.volume, name, tenant.mark if changed_only else None)
         yield archive.getvalue()
 
     async def import_(self, order: int, chunks: AsyncIterator[bytes], dest: str = ".") -> None:
@@ -402,6 +405,13 @@ class FakeSandbox:
 async def _missing(process: FakeProcess) -> int:
     process.err(b"dbc: command not found\n")
     return 127
+
+
+def _named(volume: Path, path: str) -> list[str]:
+    """What a path stands for: itself where it exists, else the names it matches as a pattern."""
+    if (volume / path).exists():
+        return [path]
+    return [str(match.relative_to(volume)) for match in sorted(volume.glob(path))]
 
 
 def _pack(tar: tarfile.TarFile, volume: Path, path: str, newer: float | None) -> None:

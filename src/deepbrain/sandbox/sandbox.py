@@ -292,11 +292,13 @@ class Sandbox(Protocol):
     def export(
         self, order: int, paths: Sequence[str] = (), *, changed_only: bool = False
     ) -> AsyncIterator[bytes]:
-        """A tar stream of paths (relative ones below `/workspace`), running or exited.
+        """A tar stream of paths (relative ones below `/workspace`), running or exited. A path that does
+        not exist is taken as a pattern; what is not there is left out.
 
         `changed_only`: regular files created or changed since the start, of the whole volume when no
         path is named. Regular files and directories only; links are never followed nor sent. After
-        the exit only the volume is there. What could not be read is left out. Raises: SandboxError.
+        the exit only the volume is there. What could not be read is left out. Raises: SandboxError:
+        none of the paths is there, or the tenant is not.
         """
         ...
 

@@ -33,6 +33,9 @@ class Fixture:
     def fail(self) -> str:
         raise RpcFault(1010, "Invalid Transaction", "Transaction is outdated")
 
+    def broken(self) -> str:
+        return str(1 // 0)
+
     def secret(self) -> str:
         return "only for this machine"
 
@@ -61,6 +64,7 @@ class Fixture:
                 Method("echo", self.echo, aliases=("echo_alias",)),
                 Method("keys", self.keys),
                 Method("fail", self.fail),
+                Method("broken", self.broken),
                 Method("secret", self.secret, unsafe=True),
                 Method("big", self.big),
                 Method("submit", self.submit, many=self.submit_many),
@@ -138,6 +142,7 @@ async def test_post_and_websocket_share_one_port():
         (b'{"jsonrpc":"2.0","id":1,"method":"echo","params":["0x",null,1,1]}', -32602),
         (b'{"jsonrpc":"2.0","id":1,"method":"keys","params":["0x"]}', -32602),
         (b'{"jsonrpc":"2.0","id":1,"method":"fail"}', 1010),
+        (b'{"jsonrpc":"2.0","id":1,"method":"broken"}', -32603),
         (b'{"jsonrpc":"2.0","id":1,"method":"watch"}', -32601),
     ],
 )

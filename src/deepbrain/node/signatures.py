@@ -6,15 +6,19 @@ with the first large batch, and end with the node whatever ends it.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from typing import Final, NamedTuple, Protocol
 
 from deepbrain.primitives.keys import Scheme, verify
+
+log = logging.getLogger(__name__)
 
 CHUNK: Final = 64
 INLINE_BELOW: Final = 16
@@ -64,13 +68,19 @@ class ProcessSignatures:
     async def verify(self, checks: Sequence[Check]) -> list[bool]:
         if len(checks) < INLINE_BELOW:
             return verify_chunk(checks)
-        pool = self._started()
-        loop = asyncio.get_running_loop()
         chunks = [list(checks[start : start + CHUNK]) for start in range(0, len(checks), CHUNK)]
-        parts = await asyncio.gather(
-            *(loop.run_in_executor(pool, verify_chunk, chunk) for chunk in chunks)
-        )
+        try:
+            parts = await self._spread(chunks)
+        except BrokenProcessPool:
+            log.warning("a process that checks signatures died; starting another")
+            self._pool = None
+            parts = [verify_chunk(chunk) for chunk in chunks]
         return [answer for part in parts for answer in part]
+
+    async def _spread(self, chunks: list[list[Check]]) -> list[list[bool]]:
+        pool, loop = self._started(), asyncio.get_running_loop()
+        work = [loop.run_in_executor(pool, verify_chunk, chunk) for chunk in chunks]
+        return await asyncio.gather(*work)
 
     def close(self) -> None:
         if self._pool is not None:

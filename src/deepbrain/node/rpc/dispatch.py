@@ -5,6 +5,7 @@ it has one: a hundred extrinsics in a batch cost one look at the state and one w
 """
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -12,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from deepbrain.node.rpc.errors import (
     BATCH_TOO_LARGE,
+    INTERNAL_ERROR,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
     PARSE_ERROR,
@@ -23,6 +25,8 @@ from deepbrain.node.rpc.params import Params
 from deepbrain.node.rpc.subscriptions import Sink, Subscriptions
 from deepbrain.node.rpc.wire import Json, parse, write
 from deepbrain.primitives.errors import DecodeError
+
+log = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 1000
 MAX_RUN: Final = 100
@@ -160,7 +164,12 @@ class Table:
         if entry.many is None or len(requests) == 1:
             return [await self._call(entry, request, peer) for request in requests]
         bound = [_bound(entry, request) for request in requests]
-        outcomes = iter(await entry.many([args for args in bound if isinstance(args, list)]))
+        try:
+            found = await entry.many([args for args in bound if isinstance(args, list)])
+        except Exception:
+            log.exception("a bug in %s", requests[0].method)
+            return [RpcFault(INTERNAL_ERROR, "Internal error")] * len(requests)
+        outcomes = iter(found)
         return [next(outcomes) if isinstance(args, list) else args for args in bound]
 
     async def _call(self, entry: Entry, request: Request, peer: Peer) -> Outcome:
@@ -169,6 +178,10 @@ class Table:
             return await result if inspect.isawaitable(result) else result
         except RpcFault as fault:
             return fault
+        # A bug in one answer must not cost the client its connection and its subscriptions.
+        except Exception:
+            log.exception("a bug in %s", request.method)
+            return RpcFault(INTERNAL_ERROR, "Internal error")
 
     def _add_method(self, method: Method) -> None:
         def call(_: Peer, args: list[Any]) -> Answer:

@@ -190,7 +190,7 @@ class Item(Generic[T]):
 
     def write_changes(self, out: dict[bytes, bytes | None]) -> None:
         """Add every written key with its encoded value; None deletes."""
-        encode = self.codec.encode
+        encode = _nothing if self.codec.max_encoded_len == 0 else self.codec.encode
         for key in self.written:
             value = self.values.get(key, UNREAD)
             if value is not UNREAD:
@@ -352,11 +352,32 @@ class DoubleMap(Map[tuple[A, B], V], Generic[A, B, V]):
     def _parts(self, key: Any) -> tuple[Any, ...]:
         return tuple(key)
 
+    def bind(self, journal: Journal) -> Self:
+        """The item in a block."""
+        bound = super().bind(journal)
+        bound.stems = {}
+        return bound
+
+    stems: dict[Any, bytes]
+    """Storage keys up to the second key: many pairs share their first."""
+
     def _storage_key(self, key: Any) -> bytes:
-        return Item._storage_key(self, key)
+        known = self.storage_keys.get(key)
+        if known is None:
+            first, second = key
+            stem = self.stems.get(first)
+            if stem is None:
+                stem = self.stems[first] = self.key_of(first)
+            known = self.storage_keys[key] = stem + self.keys_of[1].encode(second)
+        return known
 
     def _key_in(self, storage_key: bytes) -> Any:
         return self.keys_in(storage_key)
+
+
+def _nothing(value: Any) -> bytes:
+    """The encoding of what only its key says."""
+    return b""
 
 
 def zero_of(hint: Any) -> Any:

@@ -259,11 +259,10 @@ class Balances(Pallet, index=4):
         self._settle(who, info, data.free + to_free, data.reserved - amount)
 
     def _set_held(self, who: AccountId, reason: HoldReason, amount: Balance) -> None:
-        others = [held for held in self.holds.at(who) if held.id is not reason]
-        if amount:
-            others.append(IdAmount(id=reason, amount=amount))
-        if others:
-            self.holds[who] = tuple(sorted(others, key=lambda held: int(held.id.value)))
+        others = tuple(held for held in self.holds.at(who) if held.id is not reason)
+        kept = (*others, IdAmount(id=reason, amount=amount)) if amount else others
+        if kept:
+            self.holds[who] = kept
         else:
             del self.holds[who]
 

@@ -380,8 +380,8 @@ class BlockBuilder:
         fee = block.fees.fee_of(weight, len(extrinsic.raw))
         try:
             paid = block.fees.take(signed.signer, fee, signed.tip)
-        except (TokenFailure, ArithmeticFailure) as error:
-            raise InvalidTransaction(Invalid.PAYMENT) from error
+        except (TokenFailure, ArithmeticFailure) as lack:
+            raise InvalidTransaction(Invalid.PAYMENT) from lack
         if extrinsic.hash not in self._verified:
             message = self._signing.payload(extrinsic.raw[extrinsic.call_at :], signed.extra, birth)
             if not check_of(extrinsic, signed, message).holds():

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x29938d0319a1a661ef8507bfe6142d1ea8f230c284571b064b8c5229fbd79e5c")
+SOURCE: Final = Hash.from_hex("0xa64843285e2b5d242ccb4321289bfaa1e2d092ffa3d5f12cd0888a1887380a70")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

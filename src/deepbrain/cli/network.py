@@ -193,8 +193,11 @@ async def _bring_up(
     for sentence in ready[0].sentences():
         say(sentence)
     async with await _connect(url) as client:
+        # A machine that cannot isolate strangers serves its own people alone: then the renter is one.
+        isolated = all(able.mode == "gvisor" for able in ready)
+        controller = PROVIDER if isolated else RENTER
         machines = [
-            await _provider(running, client, url, each, number, providers, mode, able)
+            await _provider(running, client, url, each, number, providers, mode, able, controller)
             for number, (each, able) in enumerate(zip(places, ready, strict=True), 1)
         ]
         for entry in machines:
@@ -227,6 +230,7 @@ async def _provider(
     of: int,
     mode: str,
     able: "Ready",
+    controller_uri: str,
 ) -> dict[str, Any]:
     """List one machine and start its agent."""
     from deepbrain.cli import machine
@@ -236,8 +240,6 @@ async def _provider(
     from deepbrain.provider.inventory import take_inventory
 
     stash = Keypair.from_uri(PROVIDER)
-    # A machine that cannot isolate strangers serves its own people alone: then the renter is one.
-    controller_uri = PROVIDER if able.mode == "gvisor" else RENTER
     controller = Keypair.from_uri(controller_uri)
     await machine.set_controller(client, stash, controller)
     key = load_or_make_key(place.agent)

@@ -1,0 +1,47 @@
+"""Networks that the tests share, one a variant; a test that breaks its network makes its own."""
+
+from collections.abc import Iterator
+
+import pytest
+from tests.e2e.network import AS_PROCESS, AS_ROOT, AS_USER, Network, Variant, network, require
+
+
+def _serving(variant: Variant, providers: int) -> Iterator[Network]:
+    with network(variant, providers) as net:
+        offered = {offer["isolation"] for offer in net.offers()}
+        assert len(offered) == 1, f"providers of one machine isolate alike, not by {offered}"
+        require(variant, offered.pop(), net.refusals())
+        yield net
+
+
+@pytest.fixture(scope="session")
+def as_root() -> Iterator[Network]:
+    """Two providers with root helpers, in mode `gvisor`."""
+    yield from _serving(AS_ROOT, 2)
+
+
+@pytest.fixture(scope="session")
+def as_user() -> Iterator[Network]:
+    """An ordinary user's network, in mode `gvisor-own`."""
+    yield from _serving(AS_USER, 2)
+
+
+@pytest.fixture(scope="session")
+def as_process() -> Iterator[Network]:
+    """Where no gVisor can run: plain processes."""
+    yield from _serving(AS_PROCESS, 1)
+
+
+@pytest.fixture(params=["as_root", "as_user", "as_process"])
+def net(request: pytest.FixtureRequest) -> Network:
+    """Each variant in turn."""
+    found: Network = request.getfixturevalue(request.param)
+    return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "e2e":
+            item.add_marker(pytest.mark.e2e)
+            if not any(item.iter_markers("timeout")):
+                item.add_marker(pytest.mark.timeout(120))

@@ -1,0 +1,205 @@
+"""A whole network of real processes, as a person starts it, and what must be left of it: nothing."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.leftovers import Leftovers
+
+from deepbrain.provider.confine import confined, program_trees
+
+ROOT = Path(__file__).resolve().parents[2]
+UID = 51_742
+"""An ordinary user for the tests that must not be root: nobody has this number."""
+
+Popen = subprocess.Popen[str]
+
+DBC = (sys.executable, "-m", "deepbrain.cli.main")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """The last line on standard error: the error, or how an order ended."""
+        return self.err.strip().splitlines()[-1] if self.err.strip() else ""
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """As whom, and in which isolation, everything runs."""
+
+    mode: str
+    uid: int
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{'root' if self.uid == 0 else 'user'}-{self.mode}"
+
+    def enter(self) -> Callable[[], None] | None:
+        """What makes a child this user; it may not be able to enter the way to our interpreter."""
+        if self.uid == os.geteuid():
+            return None
+        return confined(self.uid, self.uid, (*program_trees(), ROOT))
+
+
+AS_ROOT = Variant("gvisor", 0)
+AS_USER = Variant("gvisor-own", UID if os.geteuid() == 0 else os.geteuid())
+AS_PROCESS = Variant("process", AS_USER.uid, {"DBC_FORCE_MODE": "process"})
+
+
+@dataclass(slots=True)
+class Network:
+    """`place` is the network's directory, below `base`, which holds all that the tests make."""
+
+    variant: Variant
+    base: Path
+    leftovers: Leftovers
+    providers: int = 1
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> Path:
+        return self.base / "network"
+
+    @property
+    def env(self) -> dict[str, str]:
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("DBC_")}
+        ours |= {"DBC_HOME": str(self.base / "home"), "HOME": str(self.base)}
+        return ours | {"PYTHONDONTWRITEBYTECODE": "1"} | dict(self.variant.env)
+
+    def command(self, *args: str) -> list[str]:
+        return [*DBC, *args]
+
+    def start(self, *args: str, env: Mapping[str, str] | None = None, **how: Any) -> Popen:
+        """One `dbc` command, running; its streams are pipes unless `how` says otherwise."""
+        how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | how
+        how = {"stderr": subprocess.PIPE, "cwd": self.base, "text": True} | how
+        return subprocess.Popen(
+            self.command(*args),
+            env=self.env | dict(env or {}),
+            preexec_fn=self.variant.enter(),
+            **how,
+        )
+
+    def dbc(self, *args: str, timeout: float = 60, input: str | None = None, **how: Any) -> Done:
+        """One `dbc` command to its end."""
+        began = time.monotonic()
+        if input is not None:
+            how["stdin"] = subprocess.PIPE
+        process = self.start(*args, **how)
+        try:
+            out, err = process.communicate(input, timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"dbc {' '.join(args)} hangs; it said: {out}{err}") from None
+        return Done(process.returncode, out, err, time.monotonic() - began)
+
+    def expect(self, *args: str, **how: Any) -> Done:
+        """As `dbc`, and it must succeed."""
+        done = self.dbc(*args, **how)
+        assert done.code == 0, f"dbc {' '.join(args)} ended with {done.code}: {done.err}"
+        return done
+
+    def workspace(self, name: str, files: Mapping[str, str | bytes]) -> Path:
+        """A directory of files, owned by whoever the commands run as."""
+        path = self.base / name
+        path.mkdir(exist_ok=True)
+        for relative, content in files.items():
+            file = path / relative
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+        self.hand_over(path)
+        return path
+
+    def hand_over(self, path: Path) -> None:
+        if os.geteuid() == 0 and self.variant.uid:
+            subprocess.run(["chown", "-R", f"{self.variant.uid}:{self.variant.uid}", path], check=True)
+
+    # -- up and down
+
+    def up(self, *more: str) -> None:
+        arguments = ("network", "up", "--detach", "--dir", str(self.place))
+        self.expect(*arguments, "--providers", str(self.providers), *more, timeout=120)
+
+    def down(self) -> Done:
+        return self.dbc("network", "down", "--dir", str(self.place), timeout=120)
+
+    def status(self) -> dict[str, Any]:
+        return self.expect("network", "status", "--dir", str(self.place), "--json").json()
+
+    def logs(self) -> str:
+        """What its processes said, for a failed test's report."""
+        found = sorted((self.place / "logs").glob("*.log"))
+        return "\n".join(f"--- {path.name}\n{path.read_text()[-6000:]}" for path in found)
+
+    def refusals(self) -> str:
+        """Why a stronger isolation is not used, as the agents' logs have it."""
+        lines = [line for line in self.logs().splitlines() if "is not used" in line]
+        return lines[-1] if lines else "see the providers' logs"
+
+    # -- what the chain says
+
+    def offers(self) -> list[dict[str, Any]]:
+        return self.expect("gpus", "--all", "--json").json()
+
+    def orders(self) -> list[dict[str, Any]]:
+        return self.expect("ps", "--all", "--json").json()
+
+    def bill(self, order: int) -> dict[str, Any]:
+        return self.expect("bill", str(order), "--json").json()
+
+
+@contextlib.contextmanager
+def network(variant: Variant, providers: int = 1, *more: str) -> Iterator[Network]:
+    """A network that serves; afterwards it is down, and nothing is left of it."""
+    base = Path(tempfile.mkdtemp(prefix=f"dbc-e2e-{variant.name}-"))
+    base.chmod(0o755)
+    net = Network(variant, base, Leftovers.of(base), providers)
+    net.hand_over(base)
+    try:
+        net.up(*more)
+        yield net
+    except BaseException:
+        sys.stderr.write(net.logs())
+        raise
+    finally:
+        net.leftovers.note_tenants(net.place)
+        done = net.down()
+        left = net.leftovers.found(patience=5.0)
+        net.leftovers.clear()
+        shutil.rmtree(base, ignore_errors=True)
+    assert done.code == 0, f"network down ended with {done.code}: {done.err}"
+    assert not left, "\n".join(left)
+
+
+def require(variant: Variant, offered: str, reason: str) -> None:
+    """Skip what this machine cannot isolate as the test needs it, unless nothing may be skipped."""
+    if offered == variant.mode:
+        return
+    sentence = f"this machine isolates by {offered}, not by {variant.mode}: {reason}"
+    if os.environ.get("REQUIRE_GVISOR") == "1":
+        pytest.fail(sentence)
+    pytest.skip(sentence)

@@ -103,6 +103,14 @@ def test_genesis_is_what_the_spec_says():
     assert list(chain.now().try_state()) == []
 
 
+def test_other_figures_are_another_chain():
+    roots = {
+        full_root(genesis_state(Runtime(load_spec(**constants))).items())
+        for constants in ({}, {"Rent": {"min_term": 11}}, {"Sudo": {"root_lifetime": 5}})
+    }
+    assert len(roots) == 3
+
+
 def test_mainnet_has_no_root_key_and_no_money_of_ours():
     runtime = Runtime(load_spec("mainnet"))
     state = genesis_state(runtime)

@@ -214,6 +214,8 @@ class System(Pallet, index=0):
     """What happened in this block."""
     event_count: Value[U32]
     """How many events this block has."""
+    figures: Value[Hash]
+    """The hash of the chain spec's constants at genesis: with other figures it is another chain."""
     upgrade: Maybe[Upgrade]
     """The runtime that is to take over."""
     last_runtime_upgrade: Maybe[LastUpgrade]

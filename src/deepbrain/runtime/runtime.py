@@ -23,6 +23,7 @@ from deepbrain.pallets.rent import Rent
 from deepbrain.pallets.sudo import Sudo
 from deepbrain.pallets.system import RuntimeVersion, System
 from deepbrain.pallets.timestamp import Timestamp
+from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.primitives.units import BlockNumber, Moment
 from deepbrain.runtime.api_types import APIS
@@ -31,6 +32,7 @@ from deepbrain.runtime.errors import UnknownRuntime
 from deepbrain.runtime.extrinsic import Signing
 from deepbrain.runtime.limits import Limits
 from deepbrain.runtime.version import VERSION
+from deepbrain.scale import encode
 from deepbrain.state.store import Reader
 
 NOBODY: Final = AccountId(bytes(AccountId.SIZE))
@@ -108,6 +110,8 @@ class Runtime:
         self.spec = spec
         self.limits = Limits(spec.target_interval)
         self.constants = _constants(spec, self.limits, self.version)
+        self.figures = _hash_of(self.constants)
+        """Names the figures of the spec, as `System.Figures` keeps it from genesis on."""
         self.calls = CallTable({pallet.index: pallet.call_definitions for pallet in PALLETS})
         self.events = EventTable({pallet.index: pallet.event_types for pallet in PALLETS})
         self.errors: Mapping[int, Mapping[int, type[PalletError]]] = {
@@ -211,6 +215,17 @@ def _constants(
         )
         for pallet in PALLETS
     }
+
+
+def _hash_of(constants: Mapping[str, Mapping[str, Any]]) -> Hash:
+    """Of every constant with its name, those left out that a new version of the rules changes."""
+    out = bytearray()
+    for pallet in PALLETS:
+        for name, hint in pallet.constant_hints.items():
+            if hint is not RuntimeVersion:
+                out += f"{pallet.chain_name}.{name}\0".encode()
+                out += encode(hint, constants[pallet.chain_name][name])
+    return blake2_256(bytes(out))
 
 
 def _constants_of(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import statistics
 import time
 from hashlib import sha256
@@ -430,3 +431,14 @@ async def test_an_export_that_fails_never_looks_complete(tmp_path, sent, is_told
         with pytest.raises(Refused if is_told else StreamReset) as caught:
             [_ async for _ in session.copy_out(["model.bin"])]
         assert not is_told or str(caught.value) == "the disk is gone"
+
+
+async def test_datagrams_of_garbage_are_harmless(tmp_path):
+    async with house("iroh", tmp_path) as home:
+        session = await home.running(1, "sleep", "9")
+        host, _, port = home.agent.endpoint.addresses[0].rpartition(":")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for size in (0, 1, 20, 600, 1200, 1500, 9000) * 20:
+                sender.sendto(os.urandom(size), (host, int(port)))
+        assert (await session.status()).stage is Stage.RUNNING
+        await home.session(1)

@@ -490,9 +490,9 @@ async def test_terminal_size_and_interrupt(setup: Setup, box: Sandbox) -> None:
     await session.write(b"trap 'echo resi''zed' WINCH; echo se''t\n")
     await read_until(session, b"set")
     await session.resize(100, 30)
-    await asyncio.sleep(0.2)
-    await session.write(b"true\n")
+    await session.write(b"while :; do sleep 0.1; done\n")  # a shell runs traps between commands
     await read_until(session, b"resized")
+    await session.write(b"\x03")
     await session.write(b"sleep 300\n")
     await asyncio.sleep(0.4)
     await session.write(b"\x03")

@@ -357,7 +357,12 @@ class Keeper:
         at, reason = end.get("at"), end.get("reason")
         self.end_at = at if isinstance(at, int) else None
         self.end_reason = reason if isinstance(reason, str) else "term"
-        if self.end_at is not None and now >= self.end_at and self.termed_at is None:
+        if (
+            self.end_at is not None
+            and now >= self.end_at
+            and self.termed_at is None
+            and self.started
+        ):
             self.termed_at = now
             self.reason = self.reason or self.end_reason
             self.signal("TERM")

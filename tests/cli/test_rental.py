@@ -26,6 +26,8 @@ from deepbrain.pallets.system import System
 from deepbrain.primitives.ids import OrderId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import MicroUsd, Seconds
+from deepbrain.provider.act import Actor
+from deepbrain.provider.plan import Prepare
 from deepbrain.sandbox.sandbox import Mode
 
 
@@ -313,3 +315,32 @@ async def test_exec_and_cp_work_beside_the_job(
     assert not (tmp_path / ".env").exists()
     assert int(ALL_SCOPES) == 15
     assert isinstance(ALICE, Keypair)
+
+
+async def test_an_order_that_ends_before_its_job_runs_is_not_waited_for(
+    market: Market, tmp_path: Path, monkeypatch
+) -> None:
+    """A machine that takes everything and then does nothing: the chain's window ends it."""
+
+    act = Actor.act
+
+    async def stuck(self, action, known) -> None:
+        await (asyncio.sleep(3600) if isinstance(action, Prepare) else act(self, action, known))
+
+    monkeypatch.setattr(Actor, "act", stuck)
+    await market.provider()
+    with pytest.raises(UserError, match="lapsed"):
+        await run(market, wish("echo", start_within=Seconds(5)), tmp_path / "out")
+    assert (await order(market)).status.ending is Ending.LAPSED
+
+
+async def test_results_of_another_chain_are_never_mixed_with_these(
+    market: Market, tmp_path: Path
+) -> None:
+    await market.provider()
+    into = tmp_path / "out"
+    (into / "0").mkdir(parents=True)
+    assert await run(market, wish("job", "0"), into) == 0
+    genesis = market.client.genesis_hash.hex()[:8]
+    assert (into / f"0-{genesis}" / "model.bin").exists()
+    assert list((into / "0").iterdir()) == []

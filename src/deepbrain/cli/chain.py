@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from deepbrain.client import Client
 
 T = TypeVar("T")
+
+CONNECT_SECONDS: Final = 3.0
+"""A person waits no longer to hear that no node answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Choices:
         """Raises: NodeUnreachable, WrongChain."""
         from deepbrain.client import Client
 
-        async with await Client.connect(self.url) as client:
+        async with await Client.connect(self.url, seconds=CONNECT_SECONDS) as client:
             yield client
 
 

@@ -33,7 +33,12 @@ def doctor(as_json: bool) -> int:
         emit([asdict(finding) for finding in findings])
     else:
         rows = [
-            ("ok" if finding.ok else "--", finding.name, finding.detail, finding.hint)
+            (
+                "ok" if finding.ok else "--",
+                finding.name,
+                finding.detail,
+                "" if finding.ok else finding.hint,
+            )
             for finding in findings
         ]
         table("", ("", "what", "found", "what to do"), rows, "")

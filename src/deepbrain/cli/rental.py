@@ -4,17 +4,18 @@ The steps are in the order in which a kill could fall between them; what each le
 for `dbc attach` to go on (ADR 0052).
 """
 
+import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deepbrain.cli import ending, quantity
 from deepbrain.cli.deliver import Cargo, NotStarted, await_start, deliver
 from deepbrain.cli.failure import NOT_STARTED, PROVIDER_LOST, UserError
-from deepbrain.cli.follow import Followed, Way, close_order, fetch_results, follow
+from deepbrain.cli.follow import Followed, Way, await_end, close_order, fetch_results, follow
 from deepbrain.cli.interrupts import Interrupted, Interrupts
 from deepbrain.cli.interrupts import Wish as Signal
 from deepbrain.cli.journal import Run
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from deepbrain.client.workspace import Packed
     from deepbrain.net.transport import Endpoint
 
+
+T = TypeVar("T")
 
 _ANOTHER_MAY_DO = (OfferChanged, MachineUnavailable, NotEnoughUnits, PriceAboveLimit)
 """Refusals of one machine's offer, not of the renter."""
@@ -147,7 +150,7 @@ async def _deliver(
 ) -> None:
     """Raises: NotStarted, Interrupted: and then the order is closed, unless we only detach."""
     try:
-        await interrupts.unless(deliver(reach, cargo, report))
+        await interrupts.unless(unless_ended(reach, deliver(reach, cargo, report)))
     except Interrupted as interrupted:
         if interrupted.wish is Signal.STOP:
             await close_order(reach)
@@ -155,6 +158,25 @@ async def _deliver(
     except NotStarted:
         await close_order(reach)
         raise
+
+
+async def unless_ended(reach: Reach, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Raises: NotStarted: the order ended first, whoever ended it."""
+    task, ended = asyncio.ensure_future(work), asyncio.ensure_future(await_end(reach))
+    try:
+        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done() and not task.done():
+            # The machine's own sentence says more than the chain's, and comes at about the same time.
+            await asyncio.wait({task}, timeout=2.0)
+        if task.done():
+            return task.result()
+        order = ended.result()
+        how = "is gone" if order is None else ending.state_name(order)
+        raise NotStarted(f"the order ended before the job ran: {how}")
+    finally:
+        for pending in (task, ended):
+            pending.cancel()
+        await asyncio.gather(task, ended, return_exceptions=True)
 
 
 async def _greeting_of(renter: Renter, offer: Offered) -> Greeting:
@@ -237,7 +259,7 @@ async def conclude(reach: Reach, followed: Followed, run: Run | None, into: Path
     if followed.way is Way.LOST:
         say(f"the machine of order {reach.order} cannot be reached any more; the order is closed")
     else:
-        await fetch_results(reach, into / str(reach.order))
+        await fetch_results(reach, _place_for(reach, into))
     order = await reach.client.at().get(Rent.orders, reach.order)
     if order is None:
         say(f"order {reach.order} ended more than a day ago; its bill is gone")
@@ -250,6 +272,14 @@ async def conclude(reach: Reach, followed: Followed, run: Run | None, into: Path
     return ending.exit_code(order, followed.job)
 
 
+def _place_for(reach: Reach, into: Path) -> Path:
+    """`<into>/<order>`; where that is taken, maybe by an order of another chain, with the chain's name."""
+    plain = into / str(reach.order)
+    if not os.path.lexists(plain):
+        return plain
+    return into / f"{reach.order}-{reach.client.genesis_hash.hex()[:8]}"
+
+
 async def resume(
     renter: Renter, order: OrderId, machine: MachineId, run: Run | None, interrupts: Interrupts
 ) -> Reach:
@@ -260,7 +290,7 @@ async def resume(
             await _deliver(reach, _cargo_of(run), report, interrupts)
             run.delivered()
         else:
-            await interrupts.unless(await_start(reach, report))
+            await interrupts.unless(unless_ended(reach, await_start(reach, report)))
     return reach
 
 

@@ -1,7 +1,8 @@
 """Child processes that are kept running, and ended in order.
 
-Errors: a child that ends is started again after 0.5, 1, 2 … 10 s; one that ends `MAX_QUICK_ENDS`
-times within `QUICK_SECONDS` each stops the whole, with the last line it wrote.
+Errors: a child that ends is started again after 0.5, 1, 2 … 10 s; one that ends by itself
+`MAX_QUICK_ENDS` times within `QUICK_SECONDS` each stops the whole, with the last line it wrote. One
+that was killed has not failed: it is started again as often as that happens.
 """
 
 import asyncio
@@ -53,7 +54,8 @@ class Child:
             code = await self._run_once()
             if self._stopping.is_set():
                 return
-            quick = quick + 1 if time.monotonic() - began < QUICK_SECONDS else 0
+            failed = code >= 0 and time.monotonic() - began < QUICK_SECONDS
+            quick = quick + 1 if failed else 0
             if quick >= MAX_QUICK_ENDS:
                 raise UserError(f"{self.program.name} does not stay up: {self.last_line(code)}")
             delay = min(2 * delay, _LONGEST_DELAY) if quick else _FIRST_DELAY

@@ -53,6 +53,18 @@ async def test_a_child_that_does_not_stay_up_is_given_up_with_its_last_words(
         await child(tmp_path, "import sys; sys.exit('the port is taken')").keep()
 
 
+async def test_a_child_that_is_killed_again_and_again_is_never_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "_FIRST_DELAY", 0.01)
+    kept = child(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    keeping = asyncio.create_task(kept.keep())
+    await until(lambda: kept.restarts > supervise.MAX_QUICK_ENDS or keeping.done())
+    assert not keeping.done()
+    await kept.stop()
+    await keeping
+
+
 def test_a_trace_does_not_mistake_another_process_for_its_own() -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     trace = Trace.of(process.pid)

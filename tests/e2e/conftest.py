@@ -11,6 +11,7 @@ def _serving(variant: Variant, providers: int) -> Iterator[Network]:
         offered = {offer["isolation"] for offer in net.offers()}
         assert len(offered) == 1, f"providers of one machine isolate alike, not by {offered}"
         require(variant, offered.pop(), net.refusals())
+        net.make_small()
         yield net
 
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-TRAIN: Final = '''
+TRAIN: Final = """
 import sys, time
 import numpy as np
 
@@ -23,14 +23,14 @@ np.save("model.npy", w)
 open("sub/note.txt", "w").write("made by the job\\n")
 print("end", flush=True)
 sys.exit(code)
-'''
+"""
 """`train.py SEED SECONDS CODE`: fit a line, print as it goes, leave `model.npy` and `sub/note.txt`."""
 
-HOG: Final = '''
+HOG: Final = """
 import time
 print("eating", flush=True)
 kept = []
 while True:
     kept.append(bytearray(b"x" * (16 << 20)))
     time.sleep(0.005)
-'''
+"""

@@ -92,5 +92,5 @@ def _unified() -> Iterator[Path]:
 
 def _named_namespaces() -> list[str]:
     with contextlib.suppress(OSError):
-        return sorted(os.listdir("/run/netns"))
+        return sorted(path.name for path in Path("/run/netns").iterdir())
     return []

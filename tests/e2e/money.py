@@ -20,7 +20,7 @@ def assert_settled(bill: Mapping[str, Any]) -> None:
 
 def assert_conserved(net: Network) -> None:
     """All accounts hold what was issued less what was burned, and none holds money for no order."""
-    asyncio.run(_conserved(str(net.status()["node"])))
+    asyncio.run(_conserved(net.url))
 
 
 async def _conserved(url: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from deepbrain.provider.confine import confined, program_trees
 ROOT = Path(__file__).resolve().parents[2]
 UID = 51_742
 """An ordinary user for the tests that must not be root: nobody has this number."""
+
+UNIT_MEMORY = 384 << 20
 
 Popen = subprocess.Popen[str]
 
@@ -103,14 +106,14 @@ class Network:
             **how,
         )
 
-    def dbc(self, *args: str, timeout: float = 60, input: str | None = None, **how: Any) -> Done:
+    def dbc(self, *args: str, timeout: float = 60, given: str | None = None, **how: Any) -> Done:
         """One `dbc` command to its end."""
         began = time.monotonic()
-        if input is not None:
+        if given is not None:
             how["stdin"] = subprocess.PIPE
         process = self.start(*args, **how)
         try:
-            out, err = process.communicate(input, timeout)
+            out, err = process.communicate(given, timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
@@ -136,7 +139,9 @@ class Network:
 
     def hand_over(self, path: Path) -> None:
         if os.geteuid() == 0 and self.variant.uid:
-            subprocess.run(["chown", "-R", f"{self.variant.uid}:{self.variant.uid}", path], check=True)
+            subprocess.run(
+                ["chown", "-R", f"{self.variant.uid}:{self.variant.uid}", path], check=True
+            )
 
     # -- up and down
 
@@ -144,8 +149,81 @@ class Network:
         arguments = ("network", "up", "--detach", "--dir", str(self.place))
         self.expect(*arguments, "--providers", str(self.providers), *more, timeout=120)
 
+    def make_small(self) -> None:
+        """Give tenants little memory, so that eating all of it takes a moment and not a minute."""
+        for path in self.place.glob("provider-*/**/agent.json"):
+            config = json.loads(path.read_bytes())
+            config["capacity"]["memory_bytes"] = config["capacity"]["units"] * UNIT_MEMORY
+            path.write_text(json.dumps(config))
+        agents = [pid for pid, _ in self.agents()]
+        for pid in agents:
+            os.kill(pid, signal.SIGTERM)
+        self.wait_for(lambda: self._serves_anew(agents), 30, "the agents did not start again")
+
+    def _serves_anew(self, before: list[int]) -> bool:
+        now = [pid for pid, _ in self.agents()]
+        served = self.logs().count("the chain is read at block")
+        return len(now) == self.providers and not set(now) & set(before) and served >= 2 * len(now)
+
+    def wait_for(self, holds: Callable[[], bool], seconds: float, complaint: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, complaint
+            time.sleep(0.1)
+
+    # -- its processes
+
+    def agents(self) -> list[tuple[int, int]]:
+        """Each agent's process, and the number of its provider."""
+        return self._programs("deepbrain.provider.agent")
+
+    def helpers(self) -> list[tuple[int, int]]:
+        return self._programs("deepbrain.provider.helper")
+
+    def node(self) -> int | None:
+        found = [pid for pid, words in self._commands() if "deepbrain.node" in words]
+        return found[0] if found else None
+
+    def keepers(self) -> list[tuple[int, int]]:
+        """Each tenant's keeper, and the number of its provider; canaries have theirs, too."""
+        found = []
+        for pid, words in self._commands():
+            is_keeper = any(word.endswith("/keeper.py") for word in words)
+            if is_keeper and "/canary-" not in words[-2]:
+                found.append((pid, self._provider_of(words)))
+        return found
+
+    def sandboxes(self) -> list[int]:
+        """Processes of gVisor."""
+        return [pid for pid, words in self._commands() if "runsc" in words[0]]
+
+    def _provider_of(self, words: list[str]) -> int:
+        mark = next(word for word in words if f"{self.place}/provider-" in word)
+        return int(mark.partition("/provider-")[2].partition("/")[0])
+
+    def _programs(self, module: str) -> list[tuple[int, int]]:
+        found = []
+        for pid, words in self._commands():
+            if words[1:3] == ["-m", module]:
+                found.append((pid, self._provider_of(words)))
+        return found
+
+    def _commands(self) -> Iterator[tuple[int, list[str]]]:
+        """Processes that name our directory on their command line."""
+        for path in Path("/proc").iterdir():
+            if path.name.isdigit():
+                with contextlib.suppress(OSError):
+                    words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                    if any(str(self.place) in word for word in words):
+                        yield int(path.name), words
+
     def down(self) -> Done:
         return self.dbc("network", "down", "--dir", str(self.place), timeout=120)
+
+    @property
+    def url(self) -> str:
+        """Of the node; the record of a network that is up does not change."""
+        return str(json.loads((self.place / "ready.json").read_bytes())["node"])
 
     def status(self) -> dict[str, Any]:
         return self.expect("network", "status", "--dir", str(self.place), "--json").json()

@@ -32,8 +32,7 @@ class Watched:
 
     def _read(self, stream: IO[str], into: list[tuple[float, str]]) -> None:
         with stream:
-            for line in stream:
-                into.append((time.monotonic() - self.began, line.rstrip("\n")))
+            into.extend((time.monotonic() - self.began, line.rstrip("\n")) for line in stream)
 
     def wait(self, seconds: float = 60) -> int:
         code = self.process.wait(seconds)
@@ -119,7 +118,7 @@ def test_a_command_that_is_not_there_ends_with_127(net: Network) -> None:
     assert_settled(net.bill(net.orders()[-1]["order"]))
 
 
-SEARCH = '''
+SEARCH = """
 import os, sys
 secret, met = sys.argv[1].encode()[::-1], []
 def look(path):
@@ -144,7 +143,7 @@ for root, directories, files in os.walk("/"):
             look(path)
 print("met", met)
 sys.exit(3 if met else 0)
-'''
+"""
 
 
 @pytest.mark.parametrize("mode", ["as_root", "as_user"])

@@ -53,7 +53,9 @@ def test_ps_lists_open_orders_and_with_all_the_ended(as_root: Network, resting: 
     mine = next(entry for entry in listed if entry["order"] == int(resting))
     assert mine["state"] == "running"
     assert mine["isolation"] == "gvisor"
-    assert {"order", "state", "machine", "units", "term_seconds", "used_seconds", "held"} <= set(mine)
+    assert {"order", "state", "machine", "units", "term_seconds", "used_seconds", "held"} <= set(
+        mine
+    )
     assert resting in as_root.expect("ps").out
 
 
@@ -89,7 +91,7 @@ def test_exec_passes_streams_and_the_code(net: Network, request: pytest.FixtureR
     order = detached(net, "import time; time.sleep(600)")
     try:
         text = "".join(f"{i}\n" for i in range(20_000))
-        echoed = net.dbc("exec", "-i", order, "cat", input=text)
+        echoed = net.dbc("exec", "-i", order, "cat", given=text)
         assert (echoed.code, echoed.out) == (0, text)
         failed = net.dbc("exec", order, "sh", "-c", "echo out; echo err >&2; exit 41")
         assert (failed.code, failed.out) == (41, "out\n")
@@ -111,7 +113,9 @@ def test_copies_go_both_ways(as_root: Network, resting: str) -> None:
     wanted = hashlib.sha256(bytes(range(256)) * 4096).hexdigest()
     assert as_root.expect("exec", resting, "python3", "-c", script).out.strip() == wanted
     as_root.expect("cp", f"{resting}:inputs", "back")
-    assert (as_root.base / "back" / "deep" / "er" / "b.bin").read_bytes() == bytes(range(256)) * 4096
+    assert (as_root.base / "back" / "deep" / "er" / "b.bin").read_bytes() == bytes(
+        range(256)
+    ) * 4096
     as_root.expect("cp", f"{resting}:inputs/a.txt", "one.txt")
     assert (as_root.base / "one.txt").read_text() == "A"
     again = as_root.dbc("cp", f"{resting}:inputs/a.txt", "one.txt")
@@ -140,7 +144,8 @@ def test_stop_ends_and_settles(net: Network) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "state"), [(signal.SIGINT, "stopped"), (signal.SIGTERM, "stopped"), (signal.SIGHUP, "")]
+    ("number", "state"),
+    [(signal.SIGINT, "stopped"), (signal.SIGTERM, "stopped"), (signal.SIGHUP, "")],
 )
 def test_signals_without_a_terminal(as_root: Network, number: int, state: str) -> None:
     process = as_root.start("run", "-y", "--for", "5m", "--no-workspace", "--", "python3", "-c",

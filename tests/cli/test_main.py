@@ -7,6 +7,7 @@ import sys
 import click
 import pytest
 
+from deepbrain.cli.failure import explain
 from deepbrain.cli.main import PANELS, Entry
 
 COMMANDS = {name: entry for panel in PANELS.values() for name, entry in panel.items()}
@@ -70,3 +71,27 @@ def test_bad_input_is_one_sentence_on_stderr(dbc, args, code, words) -> None:  #
     assert words in outcome.err
     assert outcome.err.startswith("dbc: ")
     assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", ["/", "~"])
+def test_run_never_sends_the_system_or_a_home(dbc, monkeypatch, tmp_path, place) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path if place == "~" else place)
+    outcome = dbc("--wallet", "//Alice", "run", "-y", "--", "true")
+    assert outcome.code == 125
+    assert "never sent" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly() -> None:
+    script = f"{sys.executable} -m deepbrain.cli.main --help | head -1"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("Usage: dbc")
+    assert done.stderr == ""
+
+
+def test_bugs_are_not_disguised_as_sentences() -> None:
+    assert explain(ValueError("a bug")) is None
+    failure = explain(OSError(28, "No space left on device"))
+    assert failure is not None
+    assert "disk is full" in failure.sentence

@@ -125,7 +125,7 @@ class Market:
             chain=self.url, controller="//Bob", port=port, capacity=INVENTORY.capacity(),
             genesis=self.client.genesis_hash,
         )  # fmt: skip
-        agent = Agent(listing.id, config, data, chain, sandbox, endpoint, 86_400)
+        agent = Agent(listing.id, config, data, chain, sandbox, endpoint)
         task = asyncio.create_task(agent.run() if listen else asyncio.sleep(3600))
         found = Provider(listing.id, agent, endpoint, chain, task)
         if not listen:

@@ -334,9 +334,10 @@ async def throughput(people: People, directory: Path) -> dict[str, float]:
             await connection.submit(batches(signer.bonds()))
             warm = signer.transfers(SENDERS)
             await connection.load(signer, warm)
+            resident = memory_mb(pid)
             transfers = [await connection.load(signer, signer.transfers(LOAD)) for _ in range(3)]
             rents = await connection.load(signer, signer.places(LOAD))
-        resident = memory_mb(pid)
+        loaded = memory_mb(pid)
         await asyncio.sleep(3)
         before, started = cpu_seconds(pid), time.perf_counter()
         await asyncio.sleep(IDLE_SECONDS)
@@ -345,6 +346,7 @@ async def throughput(people: People, directory: Path) -> dict[str, float]:
         "transfers_per_s": round(statistics.median(transfers)),
         "rent_orders_per_s": round(rents),
         "node_rss_mb_100k_accounts": round(resident, 1),
+        "node_rss_mb_after_load": round(loaded, 1),
         "idle_cpu_percent": round(100 * idle, 2),
     }
 

@@ -21,7 +21,7 @@ def main() -> int:
         level=options.log.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        asyncio.run(_run(_config(options)))
+        asyncio.run(_run(options))
     except (NodeError, StoreError, InvalidKey) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -59,12 +59,12 @@ def _config(options: argparse.Namespace) -> NodeConfig:
     )
 
 
-async def _run(config: NodeConfig) -> None:
+async def _run(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    await run_until(config, stop, _say_ready)
+    await run_until(Node(_config(options)), stop, _say_ready)
 
 
 def _say_ready(node: Node) -> None:

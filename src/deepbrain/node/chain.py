@@ -19,7 +19,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from deepbrain.frame.header import Header
@@ -126,6 +126,7 @@ class Chain:
         self._listeners: dict[int, Listener] = {}
         self._subscribed = 0
         self.genesis_hash = self._open(engine)
+        self.spec = replace(spec, balances=())  # block 0 has them now
         self.head = self._stored_head()
 
     # Making blocks: the executor thread only.

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -56,13 +56,13 @@ class Node:
     def __init__(self, config: NodeConfig, *, signatures: Signatures | None = None) -> None:
         """Raises: NodeError, StoreError, InvalidKey: it cannot start; one sentence each."""
         keys.self_test()
-        self.config = config
         self.store = _open_store(config)
         try:
             self.chain = Chain(self.store, config.spec, SoloEngine.name)
         except BaseException:
             self.store.close()
             raise
+        self.config = replace(config, spec=self.chain.spec)
         self._signatures = signatures or signatures_for(_cores())
         self.pool = Pool(HeadExaminer(self.chain), self._signatures)
         self.ledger = NodeLedger(self.chain, self.pool)
@@ -111,9 +111,8 @@ class Node:
             self.engine.announce(self.pool.own())
 
 
-async def run_until(config: NodeConfig, stop: asyncio.Event, ready: Callable[[Node], None]) -> None:
+async def run_until(node: Node, stop: asyncio.Event, ready: Callable[[Node], None]) -> None:
     """Run a node until `stop` is set. Raises: NodeError, StoreError: it could not go on."""
-    node = Node(config)
     await node.start()
     ready(node)
     try:

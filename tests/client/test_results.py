@@ -254,7 +254,9 @@ async def test_one_file_takes_the_name_it_is_given(tmp_path: Path) -> None:
             await receive_file(stream(data), path, tmp_path / "link")
     with pytest.raises(ResultsRefused, match="only files and directories"):
         await receive_file(stream(archive(HOSTILE["a link out"])), "link", tmp_path / "link")
-    assert {path.name for path in tmp_path.iterdir()} == {"tree", "mine.npy"}
+    assert everything_below(tmp_path) == {
+        "tree", "tree/model.npy", "tree/b", "tree/b/c", "mine.npy",
+    }  # fmt: skip
 
 
 HOSTILE_NAMES = st.lists(

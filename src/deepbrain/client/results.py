@@ -109,8 +109,8 @@ async def receive_file(
     _ensure_absent(target)
     with _staging(target) as outer:
         results = await receive(stream, outer / "got", limits, progress)
-        source = (outer / "got").joinpath(*_parts_of(path.lstrip("/")))
-        if ".." in path.split("/") or not os.path.lexists(source):
+        source = _found_at(outer / "got", path)
+        if source is None:
             why = f" ({results.omitted[0]})" if results.omitted else ""
             raise ResultsRefused(f"the machine sent no {path} that can be taken{why}")
         try:
@@ -119,6 +119,13 @@ async def receive_file(
             raise _write_failure(target, error) from error
     results.path = target
     return results
+
+
+def _found_at(root: Path, path: str) -> Path | None:
+    """The entry at `path` below `root`, where only plain files and directories are."""
+    parts = _parts_of(path.lstrip("/"))
+    found = root.joinpath(*parts)
+    return found if ".." not in parts and os.path.lexists(found) else None
 
 
 def _ensure_absent(target: Path) -> None:

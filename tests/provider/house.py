@@ -158,7 +158,6 @@ def make_agent(endpoint: Endpoint, data: Path, chain: FakeChain, sandbox: FakeSa
         chain=chain,
         sandbox=sandbox,
         endpoint=endpoint,
-        blocks_per_day=5000,
     )
 
 

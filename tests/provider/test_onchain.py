@@ -101,6 +101,7 @@ async def test_an_order_is_seen_started_and_closed(node: Node) -> None:
         assert (order.phase, order.renter, order.seconds) == (OrderPhase.PLACED, ALICE.public, 60)
         assert order.start_by > seen.service
         assert seen.owners == {BOB.public}
+        assert seen.blocks_per_day == 86_400
         assert seen.genesis == client.genesis_hash
         await chain.start(number)
         seen = await known(chain)

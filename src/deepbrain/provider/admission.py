@@ -53,8 +53,6 @@ class Admission:
     machine: MachineId
     book: Book
     greeting: Callable[[], Awaitable[Greeting]]
-    blocks_per_day: int
-    """Blocks the chain makes in 24 h at its target interval."""
 
     async def admit(self, connection: Connection) -> Visit:
         """Greet a visitor and check its proof. The caller bounds the time and answers (`grant`).
@@ -99,7 +97,7 @@ class Admission:
             machine=self.machine,
             remote=connection.remote,
             block=BlockNumber(self.book.block),
-            blocks_per_day=self.blocks_per_day,
+            blocks_per_day=self.book.blocks_per_day,
         )
         ensure_usable(access.proof, here)
         ensure_signed(access, renting.renter)

@@ -39,9 +39,6 @@ from deepbrain.sandbox.remote import RemoteHost, inherited_socket
 log = logging.getLogger("deepbrain.provider")
 
 PASSPHRASE_FILE: Final = "DBC_PASSPHRASE_FILE"  # noqa: S105 - the variable's name
-DAY_MS: Final = 24 * 3600 * 1000
-BLOCK_MS: Final = 1000
-"""The shortest target interval of any chain: it gives the most blocks that 24 h may have."""
 
 
 def load_controller(config: AgentConfig) -> Keypair:
@@ -83,7 +80,6 @@ async def opened(data: Path, sandbox_data: Path, config: AgentConfig) -> AsyncIt
             chain=chain,
             sandbox=sandbox,
             endpoint=endpoint,
-            blocks_per_day=DAY_MS // BLOCK_MS,
             host_lost=None if host is None else host.lost,
         )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from deepbrain.net.messages import OrderStatus, Stage
 from deepbrain.primitives.ids import AccountId, Hash
-from deepbrain.provider.chain import Desired, Known, OrderPhase, Unknown
+from deepbrain.provider.chain import MOST_BLOCKS_PER_DAY, Desired, Known, OrderPhase, Unknown
 from deepbrain.provider.record import RecordDamaged, Records
 
 
@@ -32,6 +32,7 @@ class Book:
         self._changed = asyncio.Event()
         self._hint = asyncio.Event()
         self._block = 0
+        self._blocks_per_day = MOST_BLOCKS_PER_DAY
 
     @property
     def desired(self) -> Desired:
@@ -47,12 +48,18 @@ class Book:
         """The newest block ever read; what the age of access proofs is measured by."""
         return self._block
 
+    @property
+    def blocks_per_day(self) -> int:
+        """How many blocks ahead an access proof may reach."""
+        return self._blocks_per_day
+
     def note_desired(self, desired: Desired) -> None:
         self._desired = desired
         if isinstance(desired, Known):
             self._genesis = self._genesis or desired.genesis
             if desired.genesis == self._genesis:
                 self._block = max(self._block, desired.block)
+                self._blocks_per_day = desired.blocks_per_day
         self._wake()
 
     def renting(self, order: int) -> Renting | None:

@@ -6,10 +6,13 @@
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.ids import AccountId, Hash
+
+MOST_BLOCKS_PER_DAY: Final = 24 * 3600
+"""At the shortest target interval a chain may have, 1 s."""
 
 
 class ChainUnavailable(DeepBrainError):
@@ -51,6 +54,8 @@ class Known:
     """Open and recently ended orders of this machine, by number."""
     owners: frozenset[AccountId] = frozenset()
     """The machine's stash and controller."""
+    blocks_per_day: int = MOST_BLOCKS_PER_DAY
+    """Blocks this chain makes in 24 h at its target interval."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from deepbrain.provider.chain import (
 
 DEFAULT_GENESIS = Hash(b"\x07" * 32)
 
+BLOCKS_PER_DAY = 5000
+
 
 class FakeChain:
     def __init__(self, genesis: Hash = DEFAULT_GENESIS) -> None:
@@ -35,7 +37,11 @@ class FakeChain:
         if self.silent:
             return Unknown("the node does not answer")
         return Known(
-            genesis=self.genesis, block=self.block, service=self.service, orders=dict(self.orders)
+            genesis=self.genesis,
+            block=self.block,
+            service=self.service,
+            orders=dict(self.orders),
+            blocks_per_day=BLOCKS_PER_DAY,
         )
 
     async def start(self, order: int) -> None:

@@ -74,7 +74,6 @@ class Agent:
     chain: Chain
     sandbox: Sandbox
     endpoint: Endpoint
-    blocks_per_day: int
     host_lost: asyncio.Event | None = None
     """Set when the root helper has gone."""
     records: Records = field(init=False)
@@ -103,7 +102,7 @@ class Agent:
         service = Service(
             self.book, self.records, self.sandbox, self.config.capacity, self.config.image_bytes
         )
-        admission = Admission(self.machine, self.book, self.greeting, self.blocks_per_day)
+        admission = Admission(self.machine, self.book, self.greeting)
         gate = Gate(self.endpoint, admission, self.book, service.serve)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch_chain())

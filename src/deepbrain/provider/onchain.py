@@ -18,6 +18,7 @@ from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import U8
 from deepbrain.provider.chain import (
+    MOST_BLOCKS_PER_DAY,
     ChainUnavailable,
     Closing,
     Desired,
@@ -29,6 +30,7 @@ from deepbrain.provider.chain import (
 
 log = logging.getLogger(__name__)
 
+DAY_MS: Final = 24 * 3600 * 1000
 SNAPSHOT_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 5.0
 RECONNECT_SECONDS: Final = 1.0
@@ -48,6 +50,7 @@ class OnChain:
         self._controller = controller
         self._genesis = genesis
         self._client: Client | None = None
+        self._blocks_per_day = MOST_BLOCKS_PER_DAY
         self._connecting = asyncio.Lock()
 
     async def snapshot(self) -> Desired:
@@ -93,6 +96,7 @@ class OnChain:
                     self._url, genesis=self._genesis, seconds=CONNECT_SECONDS
                 )
                 self._genesis = self._client.genesis_hash
+                self._blocks_per_day = blocks_per_day(self._client)
             return self._client
 
     async def _declare(self, call: Call) -> None:
@@ -118,6 +122,7 @@ class OnChain:
             service=int(service_ms) // 1000,
             orders={int(number): order_of(number, order) for number, order in orders if order},
             owners=await self._owners(at),
+            blocks_per_day=self._blocks_per_day,
         )
 
     async def _owners(self, at: At) -> frozenset[AccountId]:
@@ -126,6 +131,15 @@ class OnChain:
             return frozenset()
         controller = await at.get(Machines.controller_of, machine.stash)
         return frozenset(account for account in (machine.stash, controller) if account is not None)
+
+
+def blocks_per_day(client: Client) -> int:
+    """By the chain's own figures; the most there can be where its spec is not known here."""
+    try:
+        half_interval_ms = int(client.constant(Timestamp, "minimum_period"))
+    except WrongChain:
+        return MOST_BLOCKS_PER_DAY
+    return DAY_MS // max(2 * half_interval_ms, 1000)
 
 
 def order_of(number: OrderId, found: rent.Order) -> Order:

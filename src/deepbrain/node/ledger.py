@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_CANDIDATES: Final = 8192
+MAX_CANDIDATES: Final = 4096
 """More than a block's weight has room for."""
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from deepbrain.node.chain import Head
 from deepbrain.node.engine import Ledger
 from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.units import Moment
@@ -54,20 +53,22 @@ class SoloEngine:
     async def run(self) -> None:
         while True:
             started = time.monotonic()
-            before = self._ledger.waiting
-            await self.seal()
-            if 0 < self._ledger.waiting < before:
-                self._arrived.set()  # more than one block could hold
-            took = time.monotonic() - started
-            await self._turn(started, max(self._min_gap, min(REST * took, self._interval)))
+            waiting = self._ledger.waiting
+            taken = await self.seal()
+            gap = max(self._min_gap, min(REST * (time.monotonic() - started), self._interval))
+            if 0 < taken < waiting:  # more than one block could hold: go on
+                self._arrived.set()
+                gap = self._min_gap
+            await self._turn(started, gap)
 
-    async def seal(self) -> Head:
-        """Make one block of what the pool has."""
+    async def seal(self) -> int:
+        """Make one block of what the pool has; gives how many extrinsics it took."""
         self._arrived.clear()
         # A clock that was set back must not stop the chain: its time goes on by the least step.
         moment = max(self._clock(), self._ledger.earliest)
         extrinsics = await self._ledger.propose(moment, self._author)
-        return await self._ledger.finalize(moment, self._author, extrinsics)
+        await self._ledger.finalize(moment, self._author, extrinsics)
+        return len(extrinsics)
 
     async def _turn(self, started: float, gap: float) -> None:
         """Wait for the interval to pass, or for extrinsics and the gap after the last block."""

@@ -458,7 +458,9 @@ class Rent(Pallet, index=30):
         for order_id in self.schedule.take(now, entries=DUE_PER_BLOCK, seconds=SECONDS_PER_BLOCK):
             taken += 1
             self._try_due(order_id, now)
-        return READ * (self.due_cursor.get() - before) + taken * (CLOSE_READS * READ + CLOSE_WRITES * WRITE)
+        return READ * (self.due_cursor.get() - before) + taken * (
+            CLOSE_READS * READ + CLOSE_WRITES * WRITE
+        )
 
     def _try_due(self, order_id: OrderId, now: Seconds) -> None:
         """Do what is due, or park the order: one that fails must not stop the others."""

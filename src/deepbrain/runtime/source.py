@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x0841905e4705095d1c472ac96db505b25e6c27b78ea49f73e77573f2c3aa4eb9")
+SOURCE: Final = Hash.from_hex("0x3f58bc1e32207f91daecd2d4afcc0b29ae526ff4b74d3659210de9cd8334e260")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

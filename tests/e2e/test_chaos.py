@@ -28,6 +28,7 @@ from tests.e2e.network import AS_ROOT, ROOT, Network, network, require
 
 from deepbrain.client import Client
 from deepbrain.pallets.rent import Ended, Ending, Order, Rent
+from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.keys import Keypair
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "20"))
@@ -178,7 +179,14 @@ class Mayhem:
 
 def orders_of(net: Network, renter: str) -> dict[int, Order]:
     """The orders of a key, at the newest block; the node may just be starting."""
-    return asyncio.run(_orders_of(net.url, renter))
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return asyncio.run(_orders_of(net.url, renter))
+        except DeepBrainError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 async def _orders_of(url: str, renter: str) -> dict[int, Order]:

@@ -99,7 +99,7 @@ def size() -> tuple[int, int]:
 @contextlib.contextmanager
 def _raw_terminal() -> Iterator[None]:
     before = termios.tcgetattr(0)
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSADRAIN)  # and not by flushing: what was typed ahead counts
     try:
         yield
     finally:

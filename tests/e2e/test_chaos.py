@@ -53,6 +53,8 @@ class Round:
     order: int | None = None
     ended_with: int | None = None
     said: str = ""
+    began: float = 0.0
+    ended: float = 0.0
 
 
 def rounds() -> list[Round]:
@@ -79,6 +81,7 @@ class Mayhem:
     left: "queue.Queue[Round]" = field(default_factory=queue.Queue)
     done: list[Round] = field(default_factory=list)
     kills: Counter[str] = field(default_factory=Counter)
+    node_killed_at: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def run(self, machines: list[str]) -> None:
@@ -107,6 +110,7 @@ class Mayhem:
 
     def _play(self, each: Round, provider: int, machine: str, renter: str) -> None:
         before = orders_of(self.net, renter)
+        each.began = time.monotonic()
         script = (
             f"import sys,time; print('start',flush=True); time.sleep({JOB_SECONDS}); "
             f"open('result','w').write('r'); print('end',flush=True); sys.exit({each.code})"
@@ -127,15 +131,25 @@ class Mayhem:
             if thread.is_alive():
                 process.kill()
                 raise AssertionError("the round does not end")
-        each.ended_with = process.returncode
+        each.ended_with, each.ended = process.returncode, time.monotonic()
+        if any(each.began - 5 < at < each.ended for at in self.node_killed_at):
+            each.killed.add("node")  # by whichever round: there is one node for all
         new = sorted(orders_of(self.net, renter).keys() - before.keys())
         assert len(new) <= 1, "one order is held at a time"
         each.order = new[0] if new else None
         if "cli" in each.killed and each.order is not None:
+            self._attach(each, renter)
+
+    def _attach(self, each: Round, renter: str) -> None:
+        """Go on with the order of a killed command, as soon as there is a node to ask."""
+        deadline = time.monotonic() + 30
+        while True:
             attached = self.net.dbc("--wallet", renter, "attach", str(each.order),
                                     "--into", f"attached-{each.number}", timeout=ROUND_SECONDS)  # fmt: skip
             each.ended_with = attached.code
             each.said += attached.err
+            if "no node answers" not in attached.err or time.monotonic() > deadline:
+                return
 
     def _collect(self, each: Round, process: "subprocess.Popen[str]") -> None:
         _, err = process.communicate()
@@ -153,11 +167,15 @@ class Mayhem:
             pid = self._pid(kind, provider, process)
             if pid is not None:
                 if kind == "keeper":
-                    time.sleep(each.rng.uniform(0, JOB_SECONDS * 1.1))
+                    time.sleep(each.rng.uniform(0, JOB_SECONDS))
+                    # What was seen first may have been the process that forked it.
+                    pid = self._pid(kind, provider, process) or pid
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     each.killed.add(kind)
                     self.kills[kind] += 1
+                    if kind == "node":
+                        self.node_killed_at.append(time.monotonic())
                 return
             if kind in ("keeper", "cli") and not reader.is_alive():
                 return

@@ -59,7 +59,7 @@ class ProcessEngine:
         if not self._root:
             tenant.volume.mkdir(mode=0o700)
             return
-        tenant.path.chmod(0o711)
+        tenant.path.chmod(0o2751)  # as `Host` made it, and the tenant's user may pass through
         workspace = self._tree(tenant) / WORKSPACE.lstrip("/")
         workspace.mkdir(parents=True)
         self._tree(tenant).chmod(0o755)

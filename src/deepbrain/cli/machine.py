@@ -31,7 +31,7 @@ from deepbrain.pallets.machines import (
 from deepbrain.primitives.ids import AccountId, MachineId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import U16, U32, MicroUsd
-from deepbrain.provider.identity import Capacity
+from deepbrain.provider.identity import AgentError, Capacity, load_config
 from deepbrain.provider.inventory import Inventory
 
 if TYPE_CHECKING:
@@ -222,6 +222,21 @@ async def set_controller(client: "Client", stash: Keypair, controller: Keypair) 
         return
     await client.submit(Machines.propose_controller.make(controller=controller.public), stash)
     await client.submit(Machines.accept_stash.make(stash=stash.public), controller)
+
+
+async def while_rented(
+    client: "Client", place: Place, listing: Listing, capacity: Capacity
+) -> tuple[Listing, Capacity]:
+    """What may be listed and given to tenants now: while units are rented, the hardware stays as it was
+    declared, though the free disk, say, is another by now.
+    """
+    at = client.at()
+    found = await at.get(Machines.machines, listing.id)
+    if found is None or not await at.get(Machines.rented, listing.id):
+        return listing, capacity
+    with contextlib.suppress(AgentError):
+        capacity = load_config(place.agent).capacity
+    return replace(listing, hardware=found.hardware), capacity
 
 
 async def enlist(client: "Client", listing: Listing, stash: AccountId, controller: Keypair) -> bool:

@@ -155,6 +155,7 @@ async def _join(
         machine.address_record(addresses),
     )
     async with choices.client() as client:
+        listing, capacity = await machine.while_rented(client, place, listing, capacity)
         await _list_machine(client, listing, stash, controller, yes=yes)
         config = AgentConfig(
             chain=choices.url, controller=_controller(chosen, place), port=port, capacity=capacity,

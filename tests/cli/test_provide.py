@@ -1,0 +1,63 @@
+"""What `dbc join` lists when it is run again."""
+
+import dataclasses
+from pathlib import Path
+
+from tests.cli.market import ALICE, BOB, INVENTORY, open_market
+
+from deepbrain.cli.machine import (
+    Listing,
+    Place,
+    address_record,
+    enlist,
+    hardware_of,
+    while_rented,
+)
+from deepbrain.pallets.machines import Isolation, Machines
+from deepbrain.pallets.rent import OrderPlaced, Rent
+from deepbrain.primitives.ids import Hash
+from deepbrain.primitives.units import PLANCK, U16, U32, Balance, MicroUsd, Seconds
+from deepbrain.provider.identity import AgentConfig, load_or_make_key, save_config
+from deepbrain.provider.inventory import Inventory
+
+
+def listing(place: Place, inventory: Inventory, price: int) -> Listing:
+    return Listing(
+        load_or_make_key(place.agent),
+        hardware_of(inventory, inventory.capacity()),
+        Isolation.GVISOR,
+        MicroUsd(price),
+        address_record(["127.0.0.1:4001"]),
+    )
+
+
+async def test_a_rented_machine_joins_again_though_its_free_disk_has_changed(
+    tmp_path: Path,
+) -> None:
+    place = Place(tmp_path / "machine")
+    place.make()
+    async with open_market(tmp_path) as market:
+        client, whole = market.client, INVENTORY.capacity()
+        first = listing(place, INVENTORY, 20_000)
+        assert await enlist(client, first, BOB.public, BOB)
+        save_config(
+            place.agent,
+            AgentConfig(chain=market.url, controller="//Bob", port=4001, capacity=whole),
+        )
+        rent = Rent.place.make(
+            machine=first.id, units=U16(1), seconds=Seconds(600), manifest_hash=Hash(bytes(32)),
+            max_total=Balance(100 * PLANCK), offer_version=U32(0), start_within=Seconds(600),
+        )  # fmt: skip
+        order = (await client.submit(rent, ALICE)).one(OrderPlaced).order
+
+        fuller = dataclasses.replace(INVENTORY, disk_free_bytes=4 << 30)
+        again = listing(place, fuller, 30_000)
+        listed, capacity = await while_rented(client, place, again, fuller.capacity())
+        assert not await enlist(client, listed, BOB.public, BOB)
+        found = await client.at().get(Machines.machines, first.id)
+        assert found is not None
+        assert (found.price, found.hardware, capacity) == (30_000, first.hardware, whole)
+
+        await client.submit(Rent.close.make(order=order, exit_code=None), ALICE)
+        listed, capacity = await while_rented(client, place, again, fuller.capacity())
+        assert (listed, capacity) == (again, fuller.capacity()), "idle, it may change"

@@ -13,6 +13,18 @@ from deepbrain.provider.chain import Closing, OrderPhase
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_a_renters_own_image_is_offered_to_nobody(kind, tmp_path):
+    archive = tmp_path / "private.tar"
+    archive.write_bytes(b"somebody's private image")
+    async with house(kind, tmp_path) as home:
+        digest = sha256(archive.read_bytes()).hexdigest()
+        await home.agent.sandbox.import_image(archive, digest)
+        assert len(await home.agent.sandbox.images()) == 2
+        greeting = await home.agent.greeting()
+        assert [image.name for image in greeting.images] == ["python"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_an_order_runs_and_settles(kind, tmp_path):
     workspace = tar_of({"train.py": b"print()", "data/x": b"1"})
     manifest = manifest_of("files", workspace=workspace)

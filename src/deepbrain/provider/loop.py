@@ -112,7 +112,9 @@ class Agent:
                 group.create_task(_end_with(self.host_lost))
 
     async def greeting(self) -> Greeting:
-        images = (await self.sandbox.images())[:MAX_OFFERED_IMAGES]
+        # A renter's own image has no name here: it is nobody else's to see, nor anybody's default.
+        named = [image for image in await self.sandbox.images() if image.name]
+        images = named[:MAX_OFFERED_IMAGES]
         return Greeting(
             version=__version__,
             genesis=self.book.genesis,

@@ -25,7 +25,9 @@ def test_the_agents_group_reads_the_records_and_others_only_pass_through(tmp_pat
     make_data_directory(data, AGENT)
     make_empty_rootfs(data / "images" / IMAGE / "rootfs")
     host = Host(data, ProcessEngine(tool, AGENT), ModeReport(Mode.PROCESS), AGENT, tool)
-    host.prepare(TenantSpec(order=1, image=IMAGE, disk_bytes=1 << 20, log_bytes=1 << 20))
+    host.prepare(
+        TenantSpec(order=1, image=IMAGE, argv=("true",), disk_bytes=1 << 20, log_bytes=1 << 20)
+    )
     tenant = TenantDirectory(data / "tenants" / "1")
     try:
         for record in (tenant.path, tenant.path / "tenant.json", tenant.log):

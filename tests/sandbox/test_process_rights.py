@@ -26,7 +26,7 @@ def test_the_agents_group_reads_the_records_and_others_only_pass_through(tmp_pat
     make_empty_rootfs(data / "images" / IMAGE / "rootfs")
     host = Host(data, ProcessEngine(tool, AGENT), ModeReport(Mode.PROCESS), AGENT, tool)
     host.prepare(
-        TenantSpec(order=1, image=IMAGE, argv=("true",), disk_bytes=1 << 20, log_bytes=1 << 20)
+        TenantSpec(order=1, image=IMAGE, argv=("true",), disk_bytes=8 << 20, log_bytes=1 << 20)
     )
     tenant = TenantDirectory(data / "tenants" / "1")
     try:

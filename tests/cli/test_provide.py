@@ -5,17 +5,21 @@ from pathlib import Path
 
 from tests.cli.market import ALICE, BOB, INVENTORY, open_market
 
+from deepbrain.cli.keys import named
 from deepbrain.cli.machine import (
     Listing,
     Place,
     address_record,
     enlist,
     hardware_of,
+    set_controller,
     while_rented,
 )
+from deepbrain.cli.provide import _stash_of
 from deepbrain.pallets.machines import Isolation, Machines
 from deepbrain.pallets.rent import OrderPlaced, Rent
 from deepbrain.primitives.ids import Hash
+from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import PLANCK, U16, U32, Balance, MicroUsd, Seconds
 from deepbrain.provider.identity import AgentConfig, load_or_make_key, save_config
 from deepbrain.provider.inventory import Inventory
@@ -61,3 +65,15 @@ async def test_a_rented_machine_joins_again_though_its_free_disk_has_changed(
         await client.submit(Rent.close.make(order=order, exit_code=None), ALICE)
         listed, capacity = await while_rented(client, place, again, fuller.capacity())
         assert (listed, capacity) == (again, fuller.capacity()), "idle, it may change"
+
+
+async def test_the_stash_agrees_once_and_its_key_is_not_asked_for_again(tmp_path: Path) -> None:
+    def absent() -> Keypair:
+        raise AssertionError("the stash's key is at home")
+
+    async with open_market(tmp_path) as market:
+        assert await _stash_of(market.client, None, BOB) == BOB.public
+        assert await _stash_of(market.client, named("//Alice"), BOB) == ALICE.public
+        await set_controller(market.client, ALICE.public, lambda: ALICE, BOB)
+        assert await _stash_of(market.client, None, BOB) == ALICE.public
+        await set_controller(market.client, ALICE.public, absent, BOB)

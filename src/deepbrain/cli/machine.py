@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -213,15 +213,19 @@ class Listing:
         return MachineId(self.key.public)
 
 
-async def set_controller(client: "Client", stash: Keypair, controller: Keypair) -> None:
-    """Have `controller` act for `stash`, both agreeing; nothing where it is so already."""
-    if stash.public == controller.public:
+async def set_controller(
+    client: "Client", stash: AccountId, unlock: Callable[[], Keypair], controller: Keypair
+) -> None:
+    """Have `controller` act for `stash`, both agreeing; nothing where it is so already, and then the
+    stash's key is not asked for either.
+    """
+    if stash == controller.public:
         return
-    now = await client.at().get(Machines.controller_of, stash.public)
-    if now == controller.public:
+    if await client.at().get(Machines.controller_of, stash) == controller.public:
         return
-    await client.submit(Machines.propose_controller.make(controller=controller.public), stash)
-    await client.submit(Machines.accept_stash.make(stash=stash.public), controller)
+    propose = Machines.propose_controller.make(controller=controller.public)
+    await client.submit(propose, unlock())
+    await client.submit(Machines.accept_stash.make(stash=stash), controller)
 
 
 async def while_rented(

@@ -241,7 +241,7 @@ async def _provider(
 
     stash = Keypair.from_uri(PROVIDER)
     controller = Keypair.from_uri(controller_uri)
-    await machine.set_controller(client, stash, controller)
+    await machine.set_controller(client, stash.public, lambda: stash, controller)
     key = load_or_make_key(place.agent)
     inventory = take_inventory(place.sandbox)
     capacity = machine.part_of(inventory.capacity(), of)

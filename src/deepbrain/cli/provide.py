@@ -13,7 +13,7 @@ from deepbrain.cli.chain import Choices, block_on
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.home import home
 from deepbrain.cli.output import say
-from deepbrain.primitives.ids import MachineId
+from deepbrain.primitives.ids import AccountId, MachineId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import MicroUsd
 
@@ -140,7 +140,7 @@ async def _join(
     for sentence in ready.sentences():
         say(sentence)
     controller, password = _unlock(chosen)
-    stash = controller if stash_name is None else named(stash_name).unlock()
+    stash_key = None if stash_name is None else named(stash_name)
     inventory = take_inventory(place.sandbox)
     capacity = inventory.capacity()
     try:
@@ -156,10 +156,16 @@ async def _join(
     )
     async with choices.client() as client:
         listing, capacity = await machine.while_rented(client, place, listing, capacity)
-        await _list_machine(client, listing, stash, controller, yes=yes)
+        stash = await _stash_of(client, stash_key, controller)
+        if not await _is_listed(client, listing):
+            _agree(client, listing, stash, yes=yes)
+        if stash_key is not None:
+            await machine.set_controller(client, stash, stash_key.unlock, controller)
+        if await machine.enlist(client, listing, stash, controller):
+            say(f"machine {listing.id.hex()} is bonded")
         config = AgentConfig(
             chain=choices.url, controller=_controller(chosen, place), port=port, capacity=capacity,
-            genesis=client.genesis_hash, own=frozenset({stash.public, controller.public}),
+            genesis=client.genesis_hash, own=frozenset({stash, controller.public}),
             addresses=addresses,
         )  # fmt: skip
         await _serve(client, listing, place, config, password, mode)
@@ -188,27 +194,37 @@ def _controller(chosen: "Chosen", place: "Place") -> str:
     return str(path)
 
 
-async def _list_machine(
-    client: "Client", listing: "Listing", stash: Keypair, controller: Keypair, *, yes: bool
-) -> None:
-    from deepbrain.cli.machine import enlist, set_controller
+async def _stash_of(client: "Client", named: "Chosen | None", controller: Keypair) -> AccountId:
+    """Who holds the bond: the key that is named, else whom the controller acts for already."""
     from deepbrain.pallets.machines import Machines
+
+    if named is not None:
+        return named.account
+    return await client.at().get(Machines.stash_of, controller.public) or controller.public
+
+
+async def _is_listed(client: "Client", listing: "Listing") -> bool:
+    from deepbrain.pallets.machines import Machines
+
+    return await client.at().get(Machines.machines, listing.id) is not None
+
+
+def _agree(client: "Client", listing: "Listing", stash: AccountId, *, yes: bool) -> None:
+    """Say what is held, and ask. Raises: Abort."""
+    from deepbrain.pallets.machines import Machines
+    from deepbrain.primitives import ss58
 
     hardware = listing.hardware
     units = int(hardware.units())
     each = client.constant(Machines, "gpu_stake" if hardware.gpus else "core_stake")
     fee = client.constant(Machines, "bond_fee")
-    if await client.at().get(Machines.machines, listing.id) is None:
-        say(
-            f"{units} units at {quantity.usd(listing.price)} per hour, isolation "
-            f"{listing.isolation.name.lower().replace('_', '-')}; holds {quantity.dbc(each * units)} "
-            f"of {stash.address()} as bond, fee {quantity.dbc(fee)}"
-        )
-        if not yes:
-            click.confirm("dbc: bond this machine?", abort=True, err=True)
-    await set_controller(client, stash, controller)
-    if await enlist(client, listing, stash.public, controller):
-        say(f"machine {listing.id.hex()} is bonded")
+    say(
+        f"{units} units at {quantity.usd(listing.price)} per hour, isolation "
+        f"{listing.isolation.name.lower().replace('_', '-')}; holds {quantity.dbc(each * units)} "
+        f"of {ss58.encode(stash)} as bond, fee {quantity.dbc(fee)}"
+    )
+    if not yes:
+        click.confirm("dbc: bond this machine?", abort=True, err=True)
 
 
 async def _serve(

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x3f58bc1e32207f91daecd2d4afcc0b29ae526ff4b74d3659210de9cd8334e260")
+SOURCE: Final = Hash.from_hex("0xbf382ec4d2e247059607cdde1848cadae03cfe2562698f3b1f0200cd26282117")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

@@ -222,8 +222,12 @@ class Network:
 
     @property
     def url(self) -> str:
-        """Of the node; the record of a network that is up does not change."""
-        return str(json.loads((self.place / "ready.json").read_bytes())["node"])
+        """Of the node."""
+        return str(self.record()["node"])
+
+    def record(self) -> Any:
+        """What `network up` says of itself: it stays as it is, whatever dies."""
+        return json.loads((self.place / "ready.json").read_bytes())
 
     def status(self) -> dict[str, Any]:
         return self.expect("network", "status", "--dir", str(self.place), "--json").json()

@@ -45,6 +45,8 @@ LIFE_SECONDS = 7.0
 """From pressing Enter to the last line of an undisturbed round, about."""
 JOB_SECONDS = 2.5
 ROUND_SECONDS = 100.0
+LANDING_SECONDS = 3.0
+"""Until a call that was submitted before a kill is in a block, or will never be."""
 MAX_ROUNDS = 200
 """Numbers of rounds: the first half for those planned, the rest for those tried once more."""
 
@@ -118,6 +120,17 @@ class Mayhem:
             except Exception as error:  # noqa: BLE001 - a thread has nobody else to tell
                 self.faults.append(f"round {each.number} {each.kinds}: {error!r}\n{each.said}")
 
+    def write_down(self) -> None:
+        """What happened, to the directory that `CHAOS_LOGS` names, where one is named."""
+        if directory := os.environ.get("CHAOS_LOGS"):
+            shutil.copytree(self.net.place / "logs", directory, dirs_exist_ok=True)
+            rounds = (
+                f"{each.number} {each.kinds} killed {sorted(each.killed)} order {each.order} "
+                f"code {each.ended_with} of {each.code}\n{each.said}\n"
+                for each in self.done
+            )
+            Path(directory, "rounds.log").write_text("".join(rounds))
+
     def _await_machine(self, provider: int) -> None:
         """A job can only be killed where one starts: wait out what the last round's kills broke."""
         entry = self.net.record()["machines"][provider - 1]
@@ -159,6 +172,8 @@ class Mayhem:
         each.ended_with, each.ended = process.returncode, time.monotonic()
         if any(each.began - 5 < at < each.ended for at in self.node_killed_at):
             each.killed.add("node")  # by whichever round: there is one node for all
+        if "cli" in each.killed and "is placed" not in each.said:
+            time.sleep(LANDING_SECONDS)
         new = sorted(orders_of(self.net, renter).keys() - before.keys())
         assert len(new) <= 1, "one order is held at a time"
         each.order = new[0] if new else None
@@ -266,10 +281,8 @@ def test_whatever_is_killed_every_run_ends_settled(victim: Network) -> None:
     machines = [entry["machine"][:12] for entry in victim.status()["machines"]]
     mayhem = Mayhem(victim)
     mayhem.run(machines)
+    mayhem.write_down()
     assert not mayhem.faults, "\n".join(mayhem.faults)
-    with (Path(os.environ.get("CHAOS_LOG", os.devnull))).open("w") as log:
-        log.writelines(f"{each.number} {each.kinds} killed {sorted(each.killed)} order {each.order} "
-                       f"code {each.ended_with} of {each.code}\n{each.said}\n" for each in mayhem.done)  # fmt: skip
     codes = dict(Counter(each.ended_with for each in mayhem.done))
     sys.stdout.write(f"kills {dict(mayhem.kills)}, codes {codes}\n")
     assert min(mayhem.kills[kind] for kind in KINDS) >= KILLS

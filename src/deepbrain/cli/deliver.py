@@ -13,6 +13,7 @@ from typing import Final
 from deepbrain.cli.output import progress
 from deepbrain.cli.quantity import size
 from deepbrain.cli.reach import Reach, closing
+from deepbrain.client.errors import ConnectionLost, NodeUnreachable
 from deepbrain.net.errors import NetError, RefusalCode, Refused
 from deepbrain.net.messages import Digest, Manifest, OrderStatus, Stage
 from deepbrain.net.session import Session
@@ -61,6 +62,8 @@ async def deliver(reach: Reach, cargo: Cargo, report: Callable[[str], None]) -> 
         except NetError as error:
             reach.lost()
             patience.ensure(str(error))
+        except (NodeUnreachable, ConnectionLost) as error:
+            patience.ensure(str(error))  # to open a session the chain is asked, too
         except OSError as error:
             raise NotStarted(f"{error.filename}: {(error.strerror or '').lower()}") from error
         await asyncio.sleep(_PAUSE)
@@ -77,6 +80,8 @@ async def await_start(reach: Reach, report: Callable[[str], None]) -> OrderStatu
         except NetError as error:
             if not isinstance(error, Refused):
                 reach.lost()
+            patience.ensure(str(error))
+        except (NodeUnreachable, ConnectionLost) as error:
             patience.ensure(str(error))
         await asyncio.sleep(_PAUSE)
 

@@ -50,6 +50,14 @@ def _job_code(job: JobExit | None, otherwise: int) -> int:
             return int(job.code)
 
 
+def has_run(order: Order) -> bool:
+    """Whether the chain saw the job of an ended order start."""
+    ended = order.status
+    if not isinstance(ended, Ended):
+        return False
+    return ended.ending in (Ending.EXITED, Ending.EXPIRED) or ended.bill.used > 0
+
+
 def state_name(order: Order) -> str:
     """`placed`, `running`, or how it ended."""
     match order.status:

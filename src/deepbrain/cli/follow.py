@@ -19,7 +19,7 @@ from deepbrain.cli.output import files_and_size, progress, say
 from deepbrain.cli.reach import Reach, closing
 from deepbrain.cli.terminal import write_out
 from deepbrain.client.errors import CallFailed, ConnectionLost, NodeUnreachable
-from deepbrain.client.results import ResultsRefused, receive
+from deepbrain.client.results import Results, ResultsRefused, receive
 from deepbrain.net.errors import NetError, RefusalCode, Refused
 from deepbrain.net.messages import JobExit, OrderStatus, Stage
 from deepbrain.pallets.rent import AlreadyEnded, Order, Rent
@@ -30,6 +30,8 @@ SETTLE_SECONDS: Final = 20.0
 LAST_WORDS_SECONDS: Final = 40.0
 """A job that is told to end has 30 s to do so; its last output is worth waiting for."""
 _OVER: Final = (Stage.EXITED, Stage.FAILED, Stage.DESTROYED)
+RESULTS_SECONDS: Final = 30.0
+"""How long a machine that breaks off while it sends results is asked again."""
 _SOUND_SECONDS: Final = 5.0
 """A connection that held so long was a good one: patience begins anew when it breaks."""
 _FIRST_PAUSE: Final = 0.2
@@ -144,6 +146,8 @@ async def _print_output(reach: Reach) -> JobExit | None:
                 return seen.exit
         except (NetError, OSError):
             reach.lost()
+        except (NodeUnreachable, ConnectionLost):
+            patience.renew()  # without the chain nobody can open a session: not the machine's fault
         if opened is not None and loop.time() - opened > _SOUND_SECONDS:
             patience.renew()
         if patience.is_over:
@@ -196,17 +200,36 @@ async def close_order(reach: Reach) -> None:
             raise
 
 
+async def _receive_results(reach: Reach, target: Path) -> Results:
+    """A machine whose agent is just starting again is waited for.
+
+    Raises: ResultsRefused; NetError, NodeUnreachable: it did not come back.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + RESULTS_SECONDS
+    while True:
+        try:
+            session = await reach.session()
+            with progress("fetching results", None) as advance:
+                async with closing(session.copy_out()) as chunks:
+                    return await receive(chunks, target, progress=advance)
+        except Refused:
+            raise
+        except NetError:
+            reach.lost()
+            if loop.time() > deadline:
+                raise
+        await asyncio.sleep(_LONGEST_PAUSE)
+
+
 async def fetch_results(reach: Reach, target: Path) -> None:
     """Bring the order's results into the new directory `target`, and say what came of it."""
     try:
-        session = await reach.session()
-        with progress("fetching results", None) as advance:
-            async with closing(session.copy_out()) as chunks:
-                results = await receive(chunks, target, progress=advance)
+        results = await _receive_results(reach, target)
     except ResultsRefused as error:
         say(f"results: {error}")
         return
-    except NetError as error:
+    except (NetError, NodeUnreachable, ConnectionLost) as error:
         say(f"results could not be fetched ({error}); try `dbc attach {reach.order}` later")
         return
     for omission in results.omitted:

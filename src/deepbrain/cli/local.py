@@ -23,6 +23,7 @@ from deepbrain.cli.home import home, private_directory, read_json, write_json
 from deepbrain.cli.supervise import Child, Program, Trace, end, last_line
 
 DEFAULT_PORT: Final = 9944
+OTHER_PORTS: Final = 1000
 READY_SECONDS: Final = 60.0
 DOWN_SECONDS: Final = 60.0
 
@@ -157,14 +158,17 @@ def node_program(place: Place, port: int) -> Program:
 
 
 def choose_port(wanted: int | None) -> int:
-    """The port asked for, else the usual one, else any. Raises: UserError: the one is taken."""
+    """The port asked for, else the usual one, else one near it. Raises: UserError: it is taken."""
     if _is_free(wanted or DEFAULT_PORT):
         return wanted or DEFAULT_PORT
     if wanted:
         raise UserError(f"port {wanted} is in use; stop what uses it or pass another --rpc-port")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    # Below the ports that the system hands to clients: one of ours that knocks at a node which is just
+    # being started again could be given the node's own port, and would keep it from coming back.
+    for port in range(DEFAULT_PORT + 1, DEFAULT_PORT + OTHER_PORTS):
+        if _is_free(port):
+            return port
+    raise UserError("no port is free for the node; pass one with --rpc-port")
 
 
 def _is_free(port: int) -> bool:

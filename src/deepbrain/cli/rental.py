@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from deepbrain.cli import ending, quantity
 from deepbrain.cli.deliver import Cargo, NotStarted, await_start, deliver
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from deepbrain.client.workspace import Packed
     from deepbrain.net.transport import Endpoint
 
-
-T = TypeVar("T")
 
 _ANOTHER_MAY_DO = (OfferChanged, MachineUnavailable, NotEnoughUnits, PriceAboveLimit)
 """Refusals of one machine's offer, not of the renter."""
@@ -160,8 +158,11 @@ async def _deliver(
         raise
 
 
-async def unless_ended(reach: Reach, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. Raises: NotStarted: the order ended first, whoever ended it."""
+async def unless_ended(reach: Reach, work: Coroutine[Any, Any, object]) -> None:
+    """Do `work`, unless the order has run without our seeing it start.
+
+    Raises: NotStarted: it ended and had not run, whoever ended it.
+    """
     task, ended = asyncio.ensure_future(work), asyncio.ensure_future(await_end(reach))
     try:
         await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -169,8 +170,11 @@ async def unless_ended(reach: Reach, work: Coroutine[Any, Any, T]) -> T:
             # The machine's own sentence says more than the chain's, and comes at about the same time.
             await asyncio.wait({task}, timeout=2.0)
         if task.done():
-            return task.result()
+            task.result()
+            return
         order = ended.result()
+        if order is not None and ending.has_run(order):
+            return
         how = "is gone" if order is None else ending.state_name(order)
         raise NotStarted(f"the order ended before the job ran: {how}")
     finally:

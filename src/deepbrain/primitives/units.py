@@ -4,11 +4,11 @@ Arithmetic between a checked integer and an `int` gives the checked type of the 
 right one where the left is a bare `int`), or raises `ArithmeticFailure`. There is no division but
 `//`, and no float anywhere.
 
-Cost: a checked operation is about 0.5 µs against 0.05 µs for a bare `int`; inner loops of codecs use
+Cost: a checked operation is about 0.3 µs against 0.05 µs for a bare `int`; inner loops of codecs use
 bare integers and construct the type once.
 """
 
-from typing import ClassVar, Final, Self, SupportsIndex
+from typing import ClassVar, Final, NoReturn, Self, SupportsIndex
 
 from deepbrain.primitives.errors import ArithmeticFailure, ArithmeticKind
 
@@ -20,6 +20,14 @@ MICRO_USD: Final = 10**6
 
 
 _new: Final = int.__new__
+_add: Final = int.__add__
+_sub: Final = int.__sub__
+_mul: Final = int.__mul__
+
+
+def _refuse(number: int) -> NoReturn:
+    """Raises: ArithmeticFailure: always; `number` is out of range."""
+    raise ArithmeticFailure(ArithmeticKind.UNDERFLOW if number < 0 else ArithmeticKind.OVERFLOW)
 
 
 class Unsigned(int):
@@ -38,27 +46,29 @@ class Unsigned(int):
 
     def __new__(cls, value: SupportsIndex = 0) -> Self:
         number = _new(cls, value)
-        if 0 <= number <= cls.MAX:
-            return number
-        raise ArithmeticFailure(ArithmeticKind.UNDERFLOW if number < 0 else ArithmeticKind.OVERFLOW)
+        return number if 0 <= number <= cls.MAX else _refuse(number)
+
+    # Written out, not by way of `__new__`: these run a dozen times an extrinsic.
 
     def __add__(self, other: int, /) -> Self:
-        return type(self)(int.__add__(self, other))
+        number = _add(self, other)
+        return _new(type(self), number) if 0 <= number <= self.MAX else _refuse(number)
 
-    def __radd__(self, other: int, /) -> Self:
-        return type(self)(int.__add__(self, other))
+    __radd__ = __add__
 
     def __sub__(self, other: int, /) -> Self:
-        return type(self)(int.__sub__(self, other))
+        number = _sub(self, other)
+        return _new(type(self), number) if 0 <= number <= self.MAX else _refuse(number)
 
     def __rsub__(self, other: int, /) -> Self:
-        return type(self)(int.__rsub__(self, other))
+        number = _sub(other, self)
+        return _new(type(self), number) if 0 <= number <= self.MAX else _refuse(number)
 
     def __mul__(self, other: int, /) -> Self:
-        return type(self)(int.__mul__(self, other))
+        number = _mul(self, other)
+        return _new(type(self), number) if 0 <= number <= self.MAX else _refuse(number)
 
-    def __rmul__(self, other: int, /) -> Self:
-        return type(self)(int.__mul__(self, other))
+    __rmul__ = __mul__
 
     def __floordiv__(self, other: int, /) -> Self:
         if not other:
@@ -137,12 +147,7 @@ class Permill(U32):
     __slots__ = ()
 
     ONE: ClassVar[int] = 1_000_000
-
-    def __new__(cls, value: SupportsIndex = 0) -> Self:
-        number = super().__new__(cls, value)
-        if number.__index__() > cls.ONE:
-            raise ArithmeticFailure(ArithmeticKind.OVERFLOW)
-        return number
+    MAX: ClassVar[int] = ONE
 
     def of(self, amount: Balance) -> Balance:
         """This share of `amount`, rounded down to the planck."""

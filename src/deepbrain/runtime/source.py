@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0xbf382ec4d2e247059607cdde1848cadae03cfe2562698f3b1f0200cd26282117")
+SOURCE: Final = Hash.from_hex("0x3d0faaa52cc98b65c7c6b083d00856365638f80301a26f688f7d1fb7a0ed8c6b")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

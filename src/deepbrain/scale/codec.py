@@ -84,7 +84,10 @@ class Codec(Generic[T]):
     def encode(self, value: T) -> bytes:
         """Raises: EncodeError: the value does not fit."""
         out = bytearray()
-        self.encode_into(value, out)
+        try:
+            self.raw_encode(value, out)
+        except (OverflowError, UnicodeEncodeError, struct.error) as error:
+            raise self._unfit(error) from error
         return bytes(out)
 
     def encode_into(self, value: T, out: bytearray) -> None:
@@ -92,13 +95,16 @@ class Codec(Generic[T]):
         try:
             self.raw_encode(value, out)
         except (OverflowError, UnicodeEncodeError, struct.error) as error:
-            raise EncodeError(f"a value does not fit {self.name}: {error}") from error
+            raise self._unfit(error) from error
 
     def decode(self, data: bytes) -> T:
         """The one value `data` is the encoding of. Raises: DecodeError: it is not exactly that."""
         if type(data) is not bytes:
             data = bytes(data)  # slices of a bytearray would be bytearrays
-        value, at = self.decode_at(data, 0, 0)
+        try:
+            value, at = self.raw_decode(data, 0, 0)
+        except (IndexError, struct.error) as error:
+            raise self._cut_short() from error
         if at != len(data):
             raise DecodeError(f"{len(data) - at} bytes are left over after {self.name}")
         return value
@@ -111,7 +117,13 @@ class Codec(Generic[T]):
         try:
             return self.raw_decode(data, at, depth)
         except (IndexError, struct.error) as error:
-            raise DecodeError(f"the input ends inside {self.name}") from error
+            raise self._cut_short() from error
+
+    def _unfit(self, error: Exception) -> EncodeError:
+        return EncodeError(f"a value does not fit {self.name}: {error}")
+
+    def _cut_short(self) -> DecodeError:
+        return DecodeError(f"the input ends inside {self.name}")
 
     def __repr__(self) -> str:
         return f"Codec({self.name})"

@@ -1,26 +1,26 @@
 """Codecs of record classes and tagged unions: generated source, one pair of functions per class.
 
-Runs of integers, booleans and fixed byte strings are read and written by a single
+Runs of integers, booleans, fixed byte strings and records of these are read and written by a single
 `struct.Struct`; every other field goes through the function of its own codec.
 """
 
 import struct
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from deepbrain.primitives.errors import ArithmeticFailure, DecodeError
 from deepbrain.primitives.ids import FixedBytes
 from deepbrain.primitives.units import Unsigned
 from deepbrain.scale.codec import MAX_DEPTH, Codec, EncodeError, too_deep
 from deepbrain.scale.containers import AnyCodec, linked, not_built, sum_of
-from deepbrain.scale.shape import StructType, compile_into, setter
+from deepbrain.scale.shape import StructType, compile_into, fields_of, setter
 
 _WIDTHS: Final = {8: "B", 16: "H", 32: "I", 64: "Q", 128: "16s"}
 
 
 def has_plain_range(cls: type[Unsigned]) -> bool:
     """Whether every value of the width is in range, so that decoding need not check it."""
-    return cls.__new__ is Unsigned.__new__
+    return cls.MAX == (1 << cls.BITS) - 1 and cls.__new__ is Unsigned.__new__
 
 
 def has_plain_length(cls: type[FixedBytes]) -> bool:
@@ -48,8 +48,19 @@ def wrong_size(cls: type[FixedBytes], value: bytes) -> EncodeError:
     return EncodeError(f"{cls.__name__} has {cls.SIZE} bytes, not {len(value)}")
 
 
+class _Field(NamedTuple):
+    """A place in a run: the hint and how its value is reached from the record that is written."""
+
+    hint: Any
+    path: str
+
+
 class _Source:
-    """The two functions of one record while they are being written."""
+    """The two functions of one record while they are being written.
+
+    A field that is itself a record of fixed layout is read and written in place, with the run around
+    it. Names: `v3` is a value read, `r2` a record made of some, `t3`, `c2` and `set_…` what makes them.
+    """
 
     def __init__(
         self, cls: StructType, hints: tuple[Any, ...], codecs: tuple[AnyCodec, ...]
@@ -59,9 +70,12 @@ class _Source:
         self.codecs = codecs
         self.encode = ["def encode(value, out):"]
         self.decode = ["def decode(data, at, depth):"]
+        self.makers: list[str] = []
+        """Statements that make the records inside, once everything is read."""
         self.made: list[str] = []
+        self.count = 0
+        self.run: list[_Field] = []
         self.scope: dict[str, Any] = {
-            "cls": cls,
             "new": object.__new__,
             "int_new": int.__new__,
             "bytes_new": bytes.__new__,
@@ -72,51 +86,68 @@ class _Source:
         }
 
     def write(self) -> tuple[Any, Any]:
-        names = self.cls.__field_names__
-        run: list[int] = []
-        for i in range(len(names)):
-            if struct_format(self.hints[i]) is not None:
-                run.append(i)
-                continue
-            self._close(run)
-            run = []
-            self._foreign(i)
-        self._close(run)
+        for i, (name, hint) in enumerate(zip(self.cls.__field_names__, self.hints, strict=True)):
+            if has_fixed_layout(hint):
+                self.made.append(self._fixed(hint, f"value.{name}"))
+            else:
+                self._close()
+                self._foreign(i)
+        self._close()
         self._finish()
         return self.scope["encode"], self.scope["decode"]
 
-    def _close(self, run: list[int]) -> None:
+    def _fixed(self, hint: Any, path: str) -> str:
+        """A field of fixed layout; gives the expression of its value once it is read."""
+        if struct_format(hint) is None:
+            return self._inner(hint, path)
+        self.run.append(_Field(hint, path))
+        self.count += 1
+        return self._unpacked(hint, self.count - 1)
+
+    def _inner(self, cls: StructType, path: str) -> str:
+        """A record in place, its fields among those of the run."""
+        self.scope[f"c{self.count}"] = cls
+        record = f"r{self.count}"
+        made = [f"    {record} = new(c{self.count})"]
+        for field in fields_of(cls):
+            self.scope[f"set_{record}_{field.name}"] = setter(cls, field.name)
+            value = self._fixed(field.hint, f"{path}.{field.name}")
+            made.append(f"    set_{record}_{field.name}({record}, {value})")
+        self.makers += made
+        return record
+
+    def _close(self) -> None:
         """One `pack` and one `unpack` for the fields of the run."""
+        run, start = self.run, self.count - len(self.run)
         if not run:
             return
-        formats = [str(struct_format(self.hints[i])) for i in run]
+        formats = [str(struct_format(field.hint)) for field in run]
         layout = struct.Struct("<" + "".join(formats))
         # `?` writes any truth as 1; it would also read any byte as true, so reading takes the byte.
         packed_bools = (
-            "?" if self.hints[i] is bool else f for i, f in zip(run, formats, strict=True)
+            "?" if field.hint is bool else f for field, f in zip(run, formats, strict=True)
         )
-        self.scope[f"pack_{run[0]}"] = struct.Struct("<" + "".join(packed_bools)).pack
-        self.scope[f"unpack_{run[0]}"] = layout.unpack_from
-        packed = ", ".join(self._packed(i) for i in run)
-        self.encode.append(f"    out += pack_{run[0]}({packed})")
-        targets = "".join(f"v{i}, " for i in run)
-        self.decode.append(f"    {targets} = unpack_{run[0]}(data, at)")
+        self.scope[f"pack_{start}"] = struct.Struct("<" + "".join(packed_bools)).pack
+        self.scope[f"unpack_{start}"] = layout.unpack_from
+        packed = ", ".join(self._packed(field, i) for i, field in enumerate(run, start))
+        self.encode.append(f"    out += pack_{start}({packed})")
+        targets = "".join(f"v{i}, " for i in range(start, self.count))
+        self.decode.append(f"    {targets} = unpack_{start}(data, at)")
         self.decode.append(f"    at += {layout.size}")
-        self.made += [self._unpacked(i) for i in run]
+        self.run = []
 
-    def _packed(self, i: int) -> str:
-        hint, name = self.hints[i], self.cls.__field_names__[i]
-        self.scope[f"t{i}"] = hint
+    def _packed(self, field: _Field, i: int) -> str:
+        hint, path = field
         if hint is bool:
-            return f"value.{name}"
+            return path
         if issubclass(hint, FixedBytes):
-            self.encode.append(f"    x{i} = value.{name}")
+            self.encode.append(f"    x{i} = {path}")
             self.encode.append(f"    if len(x{i}) != {hint.SIZE}: raise wrong_size(t{i}, x{i})")
             return f"x{i}"
-        return f"value.{name}.to_bytes(16, 'little')" if hint.BITS == 128 else f"value.{name}"
+        return f"{path}.to_bytes(16, 'little')" if hint.BITS == 128 else path
 
-    def _unpacked(self, i: int) -> str:
-        hint = self.hints[i]
+    def _unpacked(self, hint: Any, i: int) -> str:
+        self.scope[f"t{i}"] = hint
         if hint is bool:
             return f"strict_bool(v{i})"
         if issubclass(hint, FixedBytes):
@@ -130,17 +161,31 @@ class _Source:
         """A field that its own codec reads and writes."""
         self.scope[f"encode_{i}"], self.scope[f"decode_{i}"] = linked(self.codecs[i])
         self.encode.append(f"    encode_{i}(value.{self.cls.__field_names__[i]}, out)")
-        self.decode.append(f"    v{i}, at = decode_{i}(data, at, depth)")
-        self.made.append(f"v{i}")
+        self.decode.append(f"    f{i}, at = decode_{i}(data, at, depth)")
+        self.made.append(f"f{i}")
 
     def _finish(self) -> None:
+        self.scope["cls"] = self.cls
         self.encode.append("    return None")
+        self.decode += self.makers
         self.decode.append("    record = new(cls)")
         for i, name in enumerate(self.cls.__field_names__):
             self.scope[f"set_{i}"] = setter(self.cls, name)
             self.decode.append(f"    set_{i}(record, {self.made[i]})")
         self.decode.append("    return record, at")
         compile_into(f"<codec {self.cls.__qualname__}>", self.encode + self.decode, self.scope)
+
+
+def has_fixed_layout(hint: Any) -> bool:
+    """Whether values of `hint` are read and written by `struct` alone: a record of such, too."""
+    if struct_format(hint) is not None:
+        return True
+    if not isinstance(hint, StructType) or hasattr(hint, "__scale_codec__"):
+        return False
+    # A union's root has no layout; a variant that stands alone is a record like others.
+    if "__variants__" in vars(hint) or "__makes_unions__" in vars(hint):
+        return False
+    return all(has_fixed_layout(field.hint) for field in fields_of(hint))
 
 
 def struct_format(hint: Any) -> str | None:

@@ -1,6 +1,6 @@
 """Whatever is killed, whenever: every order ends settled, every code is right, nothing is orphaned.
 
-One network with three providers, a renter with its own key at each. A round is one short job and a few
+One network with four providers, a renter with its own key at each. A round is one short job and a few
 kills at random moments of its life; rounds go side by side, so a killed node is a killed node for all.
 `CHAOS_SEED` repeats a run's choices (not its timing).
 """
@@ -40,15 +40,15 @@ KILLS = int(os.environ.get("CHAOS_KILLS", "20"))
 """Of each kind."""
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
 KINDS = ("node", "agent", "helper", "keeper", "cli")
-RENTERS = ("//Charlie", "//Dave", "//Eve")
-LIFE_SECONDS = 7.0
+RENTERS = ("//Charlie", "//Dave", "//Eve", "//Ferdie")
+LIFE_SECONDS = 6.0
 """From pressing Enter to the last line of an undisturbed round, about."""
-JOB_SECONDS = 2.5
+JOB_SECONDS = 2.0
 ROUND_SECONDS = 100.0
 LANDING_SECONDS = 3.0
 """Until a call that was submitted before a kill is in a block, or will never be."""
-MAX_ROUNDS = 200
-"""Numbers of rounds: the first half for those planned, the rest for those tried once more."""
+MAX_ROUNDS = 1000
+"""Numbers of rounds; one that is tried again gets a number a hundred higher."""
 
 
 @dataclass
@@ -143,7 +143,7 @@ class Mayhem:
         """The harsh kill came too late, or what else was killed kept the job from starting."""
         kind = each.kinds[0]
         if kind not in each.killed and each.number < MAX_ROUNDS:
-            number = each.number + MAX_ROUNDS // 2
+            number = each.number + 100
             self.left.put(Round(number, (kind,), each.code, random.Random(each.rng.random())))
 
     def _play(self, each: Round, provider: int, machine: str, renter: str) -> None:
@@ -383,7 +383,7 @@ def _copy_stopped(net: Network, target: Path) -> None:
     time.sleep(0.1)
     shutil.copytree(net.place / "node", target)
     os.kill(supervisor, signal.SIGCONT)
-    net.wait_for(lambda: net.node() is not None, 20, "the node did not start again")
+    orders_of(net, "//Alice")  # waits until the node answers again
 
 
 def _other_chain(net: Network) -> Path:

@@ -14,7 +14,7 @@ import pytest
 
 from deepbrain.cli import local
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.home import read_json, write_json
+from deepbrain.cli.home import forget_network, home, local_network, read_json, write_json
 from deepbrain.cli.local import Network, Place, bring_down, choose_port, detach, supervising
 from deepbrain.cli.machine import address_record
 from deepbrain.cli.market import dial_addresses
@@ -44,6 +44,14 @@ def test_a_port_in_use_is_said_and_another_is_chosen_where_none_was_asked_for() 
             usual.bind(("127.0.0.1", local.DEFAULT_PORT))
             usual.listen()
         assert choose_port(None) != local.DEFAULT_PORT
+
+
+def test_a_network_that_cannot_start_leaves_the_record_of_the_one_that_runs(tmp_path: Path) -> None:
+    write_json(home() / "network.json", {"node": "ws://127.0.0.1:1", "dir": str(tmp_path / "runs")})
+    forget_network(tmp_path / "failed")
+    assert local_network() is not None
+    forget_network(tmp_path / "runs")
+    assert local_network() is None
 
 
 def test_what_a_killed_supervisor_left_is_ended_by_the_next_one(tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def local_network() -> dict[str, Any] | None:
     return read_json(home() / "network.json")
 
 
+def forget_network(directory: Path) -> None:
+    """Take the record away that the network in `directory` left; that of another one stays."""
+    record = local_network()
+    if record is not None and record.get("dir") == str(directory):
+        (home() / "network.json").unlink(missing_ok=True)
+
+
 def node_url(chosen: str | None) -> str:
     """`--node` or `DBC_NODE`, else the local network's, else the default port of this machine."""
     if chosen:

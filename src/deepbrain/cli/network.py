@@ -13,7 +13,7 @@ import click
 
 from deepbrain.cli.chain import block_on
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.home import home, write_json
+from deepbrain.cli.home import forget_network, home, write_json
 from deepbrain.cli.local import (
     READY_SECONDS,
     Network,
@@ -161,8 +161,7 @@ async def _run(place: Place, providers: int, mode: str, port: int, image: Path |
         say("stopping")
         await running.stop()
         await _clear(place)
-        with contextlib.suppress(OSError):
-            (home() / "network.json").unlink()
+        forget_network(place.path)
 
 
 async def _wait(stopping: asyncio.Event) -> None:

@@ -144,14 +144,14 @@ def test_displaced_values_are_read_where_they_are_not_given(tmp_path):
 
 
 def test_history_leaves_nothing_behind(tmp_path):
-    """After the last block is forgotten no row of undo or index is left."""
+    """After the last block is forgotten no row of undo, nor a note of what is gone, is left."""
     store = open_store(tmp_path)
     for _ in range(20):
         commit_next(store)
     for number in range(20, 40):
         store.commit(Commit(number=number, root=store.root))
     with store._env.begin() as txn:
-        for table in (store._flat.undo, store._flat.history, store._branches.undo):
+        for table in (store._flat.undo, store._flat.gone, store._branches.undo):
             assert txn.stat(table)["entries"] == 0
         assert txn.stat(store._branches.current)["entries"] == len(
             compute_root(DictState(), state_after(19)).branches

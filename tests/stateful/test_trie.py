@@ -19,9 +19,8 @@ class TrieMachine(RuleBasedStateMachine):
 
     def change(self, delta):
         update = compute_root(self.state, delta)
-        assert update.before.flat == {key: self.state.items.get(key) for key in delta}
         for name in update.branches:
-            assert update.before.branches[name] == self.state.branches.get(name)
+            assert update.before[name] == self.state.branches.get(name)
         self.state.apply(delta, update.branches)
         assert update.root == full_root(self.state.items.items())
 

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x3d0faaa52cc98b65c7c6b083d00856365638f80301a26f688f7d1fb7a0ed8c6b")
+SOURCE: Final = Hash.from_hex("0xafb697e9340d4a854fef0d361c833082b389d319905d96231bfc7f504b2f2ca0")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

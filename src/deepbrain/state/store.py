@@ -12,7 +12,7 @@ later commits, belongs to one thread at a time, and lives less than a second.
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, Protocol, Self
 
 from deepbrain.primitives.ids import Hash
 from deepbrain.state.errors import StoreError
@@ -61,13 +61,6 @@ class Snapshot(TrieReader, AbstractContextManager["Snapshot"], Protocol):
         """Give the read transaction back. A closed snapshot must not be read."""
 
 
-class Before(NamedTuple):
-    """What a block displaces: for each key it changes, the value in the state before."""
-
-    flat: Mapping[bytes, bytes | None]
-    branches: Mapping[bytes, bytes | None]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
     """Everything that one block writes."""
@@ -80,8 +73,9 @@ class Commit:
     """Flat state: new value, or None to delete. Keys of 1 to `MAX_KEY` bytes."""
     branches: Mapping[bytes, bytes | None] = field(default_factory=dict)
     """Branch records, from the same `trie.compute_root`."""
-    before: Before | None = None
-    """From the same `trie.compute_root`, made on the head: saves reading it again. None: it is read."""
+    before: Mapping[bytes, bytes | None] | None = None
+    """The branch records that `branches` displaces, from the same `trie.compute_root`, made on the
+    head: saves reading them again. None: they are read."""
     tables: Mapping[str, Mapping[bytes, bytes | None]] = field(default_factory=dict)
     """Opaque tables of the node: table → key → value, or None to delete."""
     prune_below: int | None = None

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from deepbrain.primitives.ids import Hash
 from deepbrain.state.errors import UnknownState
-from deepbrain.state.lmdb.versions import View
+from deepbrain.state.lmdb.versions import DatedView, View
 from deepbrain.state.store import MAX_KEY
 
 
@@ -15,7 +15,7 @@ class LmdbSnapshot:
     __slots__ = ("_branches", "_flat", "_txn", "number", "root")
 
     def __init__(
-        self, txn: Any, flat: View, branches: View | None, number: int, root: Hash
+        self, txn: Any, flat: DatedView, branches: View | None, number: int, root: Hash
     ) -> None:
         """`branches` None: proofs of that block are no longer kept."""
         self._txn = txn

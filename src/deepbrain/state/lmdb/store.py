@@ -11,7 +11,7 @@ import lmdb
 from deepbrain.primitives.ids import Hash
 from deepbrain.state.errors import StoreError, UnknownState
 from deepbrain.state.lmdb.snapshot import LmdbSnapshot
-from deepbrain.state.lmdb.versions import Versions, View, block_name
+from deepbrain.state.lmdb.versions import DatedTable, DatedView, PlainTable, View, block_name
 from deepbrain.state.lock import DirectoryLock
 from deepbrain.state.store import (
     Commit,
@@ -28,7 +28,7 @@ MAP_SIZE: Final = 1 << 40
 MIN_FREE: Final = 256 << 20
 """Bytes of disk that a commit leaves free."""
 
-_FORMAT: Final = b"1"
+_FORMAT: Final = b"2"
 _HEAD: Final = b"head"
 
 
@@ -98,8 +98,8 @@ class LmdbStore:
             readahead=False,
         )
         self._env.reader_check()
-        self._flat = Versions(self._env, "flat", indexed=True)
-        self._branches = Versions(self._env, "branches", indexed=False)
+        self._flat = DatedTable(self._env, "flat")
+        self._branches = PlainTable(self._env, "branches")
         self._roots = self._env.open_db(b"roots")
         self._tables = self._env.open_db(b"tables")
         self._meta = self._env.open_db(b"meta")
@@ -150,7 +150,7 @@ class LmdbStore:
         provable = wanted >= head.oldest_proof
         return LmdbSnapshot(
             txn,
-            View(txn, self._flat, past),
+            DatedView(txn, self._flat, past),
             View(txn, self._branches, past) if provable else None,
             wanted,
             Hash(txn.get(block_name(wanted), db=self._roots)) if past else head.root,
@@ -168,10 +168,9 @@ class LmdbStore:
             commit.number if first else max(self.oldest_proof, provable),
         )
         with self._writing() as txn:
-            noted = None if first else commit.number
-            before = commit.before
-            self._flat.write(txn, noted, commit.changes, before and before.flat)
-            self._branches.write(txn, noted, commit.branches, before and before.branches)
+            number = commit.number
+            self._flat.write(txn, number, commit.changes, first=first)
+            self._branches.write(txn, number, commit.branches, commit.before, first=first)
             self._write_tables(txn, commit.tables)
             txn.put(block_name(commit.number), head.root, db=self._roots)
             txn.put(_HEAD, head.encode(), db=self._meta)

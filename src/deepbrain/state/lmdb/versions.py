@@ -1,25 +1,33 @@
-"""A table whose past can be read: flat state and branch records are one each.
+"""Tables whose past can be read.
 
-Up to three databases of the environment:
+`PlainTable` keeps what each block displaces, and finds it by looking through the later blocks: branch
+records, which few ask for, and not far back.
 
     current   key → value now
-    undo      block ‖ key → value before that block; appended to, pruned from the front
-    history   key → the blocks that changed it, as sorted duplicates (only where `indexed`)
+    undo      block ‖ key → what stood there before that block; appended to, pruned from the front
 
-The value after block B is what the first later change displaced: with an index one seek in `history`
-and one read in `undo`, without it one read in `undo` for each later block; where there is no later
-change, it is the current value. The undo rows in order serve pruning and rollback, so no list of keys by
-block is kept apart. Numbers are big-endian: names sort by block.
+`DatedTable`, for the flat state, also says since which block each value stands, and so needs no index
+by key: from the value now, whose block is known, to the one it displaced, and so on back.
+
+    current   key → block ‖ value
+    gone      key → block that deleted it, as long as that block's undo rows are kept
+
+Numbers are big-endian: names sort by block.
 """
 
+import heapq
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
 _ABSENT: Final = b"\x00"
 _PRESENT: Final = b"\x01"
+_DELETED: Final = b"\x03"
+"""As `_PRESENT`, and the block deleted it."""
 _FRONT: Final = 4
 """Bytes of a block number."""
+
+_Row = tuple[bytes, bytes]
 
 
 def block_name(number: int) -> bytes:
@@ -27,62 +35,27 @@ def block_name(number: int) -> bytes:
     return number.to_bytes(_FRONT, "big")
 
 
-class Versions:
-    """The databases of one table. Every method works inside the caller's transaction."""
+class Table:
+    """What both kinds share. Every method works inside the caller's transaction."""
 
-    __slots__ = ("current", "history", "undo")
+    __slots__ = ("current", "undo")
 
-    def __init__(self, env: Any, name: str, *, indexed: bool) -> None:
+    def __init__(self, env: Any, name: str) -> None:
         self.current = env.open_db(name.encode())
         self.undo = env.open_db(f"{name}_undo".encode())
-        self.history = (
-            env.open_db(f"{name}_history".encode(), dupsort=True, dupfixed=True)
-            if indexed
-            else None
-        )
 
-    def write(
-        self,
-        txn: Any,
-        number: int | None,
-        changes: Mapping[bytes, bytes | None],
-        before: Mapping[bytes, bytes | None] | None,
-    ) -> None:
-        """Apply a block's changes and note what they displace.
-
-        `number` None: nothing lies before this block, so nothing is noted. `before` None: the values
-        displaced are read here.
-        """
-        keys = sorted(changes)
-        if before is None:
-            before = dict(txn.cursor(self.current).getmulti(keys))
-        puts, undo, index = [], [], []
-        front = block_name(number or 0)
-        for key in keys:
-            value, old = changes[key], before.get(key)
-            if value == old:
-                continue
-            if value is None:
-                txn.delete(key, db=self.current)
-            else:
-                puts.append((key, value))
-            undo.append((front + key, _ABSENT if old is None else _PRESENT + old))
-            index.append((key, front))
+    def _note(self, txn: Any, puts: list[_Row], undo: list[_Row]) -> None:
+        """Write new rows and those they displace, both in order."""
         txn.cursor(self.current).putmulti(puts)
-        if number is None:
-            return
         txn.cursor(self.undo).putmulti(undo, append=True)
-        if self.history is not None:
-            txn.cursor(self.history).putmulti(index)
 
     def prune(self, txn: Any, floor: int, limit: int) -> None:
         """Forget at most `limit` of the values displaced up to block `floor`."""
         end = block_name(floor + 1)
-        undo, history = txn.cursor(self.undo), self.history
+        undo = txn.cursor(self.undo)
         more = undo.first()
-        while more and limit and (name := undo.key()) < end:
-            if history is not None:
-                txn.delete(name[_FRONT:], name[:_FRONT], db=history)
+        while more and limit and undo.key() < end:
+            self._forget(txn, undo)
             undo.delete()  # moves on to the next row
             more = undo.key() != b""
             limit -= 1
@@ -92,66 +65,210 @@ class Versions:
         end = block_name(number + 1)
         undo = txn.cursor(self.undo)
         while undo.last() and (name := undo.key()) >= end:
-            key, old = name[_FRONT:], _old(undo.value())
-            if old is None:
+            self._restore(txn, name[_FRONT:], undo.value())
+            undo.delete()
+
+    def _forget(self, txn: Any, undo: Any) -> None:
+        """Drop what else is kept for the undo row under the cursor."""
+
+    def _restore(self, txn: Any, key: bytes, row: bytes) -> None:
+        """Put back what an undo row says."""
+        if row[:1] == _ABSENT:
+            txn.delete(key, db=self.current)
+        else:
+            txn.put(key, row[1:], db=self.current)
+
+
+class PlainTable(Table):
+    """A table that knows nothing of a value's past but what each block displaced."""
+
+    __slots__ = ()
+
+    def write(
+        self,
+        txn: Any,
+        number: int,
+        changes: Mapping[bytes, bytes | None],
+        before: Mapping[bytes, bytes | None] | None,
+        *,
+        first: bool,
+    ) -> None:
+        """Apply a block's changes and note what they displace.
+
+        `before` None: the values displaced are read here. `first`: nothing lies before this block, so
+        nothing is noted.
+        """
+        keys = sorted(changes)
+        if before is None:
+            before = dict(txn.cursor(self.current).getmulti(keys))
+        puts, undo = [], []
+        front = block_name(number)
+        for key in keys:
+            value, old = changes[key], before.get(key)
+            if value == old:
+                continue
+            if value is None:
                 txn.delete(key, db=self.current)
             else:
-                txn.put(key, old, db=self.current)
-            if self.history is not None:
-                txn.delete(key, name[:_FRONT], db=self.history)
-            undo.delete()
+                puts.append((key, value))
+            undo.append((front + key, _ABSENT if old is None else _PRESENT + old))
+        self._note(txn, puts, [] if first else undo)
+
+
+class DatedTable(Table):
+    """A table that knows since when each of its values stands."""
+
+    __slots__ = ("gone",)
+
+    def __init__(self, env: Any, name: str) -> None:
+        super().__init__(env, name)
+        self.gone = env.open_db(f"{name}_gone".encode())
+
+    def write(
+        self,
+        txn: Any,
+        number: int,
+        changes: Mapping[bytes, bytes | None],
+        *,
+        first: bool,
+    ) -> None:
+        """As `PlainTable.write`; what is displaced is read here."""
+        keys = sorted(changes)
+        rows: dict[bytes, bytes] = dict(txn.cursor(self.current).getmulti(keys))
+        some_are_gone = txn.stat(self.gone)["entries"] > 0
+        puts, undo = [], []
+        front = block_name(number)
+        for key in keys:
+            value, old = changes[key], rows.get(key)
+            if old is None:
+                if value is None:
+                    continue
+                displaced = _ABSENT
+                if some_are_gone:
+                    displaced += txn.pop(key, db=self.gone) or b""
+            elif value is None:
+                txn.delete(key, db=self.current)
+                if not first:
+                    txn.put(key, front, db=self.gone)
+                displaced = _DELETED + old
+            elif old.endswith(value) and len(old) == len(value) + _FRONT:
+                continue
+            else:
+                displaced = _PRESENT + old
+            if value is not None:
+                puts.append((key, front + value))
+            undo.append((front + key, displaced))
+        self._note(txn, puts, [] if first else undo)
+
+    def _forget(self, txn: Any, undo: Any) -> None:
+        if undo.value()[:1] != _DELETED:
+            return
+        name = undo.key()
+        if txn.get(name[_FRONT:], db=self.gone) == name[:_FRONT]:
+            txn.delete(name[_FRONT:], db=self.gone)
+
+    def _restore(self, txn: Any, key: bytes, row: bytes) -> None:
+        super()._restore(txn, key, row)
+        if row[:1] == _DELETED:
+            txn.delete(key, db=self.gone)
+        elif row[:1] == _ABSENT and len(row) > 1:
+            txn.put(key, row[1:], db=self.gone)
 
 
 class View:
-    """A table as it was after one block, in one read transaction."""
+    """A table as it was after one block, in one read transaction.
 
-    __slots__ = ("_history", "_past", "_txn", "_versions", "get")
+    `past`: the blocks after the wanted one, up to the newest; empty for the newest.
+    """
 
-    def __init__(self, txn: Any, versions: Versions, past: range) -> None:
-        """`past`: the blocks after the wanted one, up to the newest; empty for the newest."""
+    __slots__ = ("_current", "_past", "_txn", "_undo", "get")
+
+    def __init__(self, txn: Any, table: Table, past: range) -> None:
         self._txn = txn
-        self._versions = versions
+        self._current = table.current
+        self._undo = table.undo
         self._past = past
-        self._history: Any = txn.cursor(versions.history) if past and versions.history else None
-        self.get: Callable[[bytes], bytes | None]
+        self.get: Callable[[bytes], bytes | None] = self._get_now() if not past else self._get_past
         """The value of a key that the database can hold."""
-        if not past:
-            self.get = partial(txn.get, db=versions.current)
-        elif self._history is not None:
-            self.get = self._get_by_index
-        else:
-            self.get = self._get_by_block
 
-    def _get_by_index(self, key: bytes) -> bytes | None:
-        if self._history.set_range_dup(key, block_name(self._past[0])):
-            name = self._history.value() + key
-            return _old(self._txn.get(name, db=self._versions.undo))
-        value: bytes | None = self._txn.get(key, db=self._versions.current)
-        return value
+    def _get_now(self) -> Callable[[bytes], bytes | None]:
+        return partial(self._txn.get, db=self._current)
 
-    def _get_by_block(self, key: bytes) -> bytes | None:
+    def _get_past(self, key: bytes) -> bytes | None:
         for number in self._past:
-            row = self._txn.get(block_name(number) + key, db=self._versions.undo)
+            row = self._txn.get(block_name(number) + key, db=self._undo)
             if row is not None:
                 return _old(row)
-        value: bytes | None = self._txn.get(key, db=self._versions.current)
+        value: bytes | None = self._txn.get(key, db=self._current)
         return value
+
+
+class DatedView(View):
+    """A dated table as it was; its entries can be walked, too.
+
+    Cost of a past value: one read where the value still stands, two where it changed once or with the
+    very next block; at worst as many as half the blocks since.
+    """
+
+    __slots__ = ("_gone", "_since")
+
+    def __init__(self, txn: Any, table: DatedTable, past: range) -> None:
+        super().__init__(txn, table, past)
+        self._gone = table.gone
+        self._since = block_name(past.start) if past else b""
+        """What was written in this block or later did not stand yet."""
+
+    def _get_now(self) -> Callable[[bytes], bytes | None]:
+        read = partial(self._txn.get, db=self._current)
+
+        def get(key: bytes) -> bytes | None:
+            row = read(key)
+            return None if row is None else row[_FRONT:]
+
+        return get
+
+    def _get_past(self, key: bytes) -> bytes | None:
+        row = self._txn.get(key, db=self._current)
+        if row is not None:
+            since = row[:_FRONT]
+            return row[_FRONT:] if since < self._since else self._displaced(key, since)
+        since = self._txn.get(key, db=self._gone)
+        return None if since is None or since < self._since else self._displaced(key, since)
+
+    def _displaced(self, key: bytes, since: bytes) -> bytes | None:
+        """What stood before the first change in `_past`; the last change was in block `since`.
+
+        It is looked for from both ends: a key that changes often did soon after, one that changes
+        seldom has few changes to go back over.
+        """
+        read = self._txn.get
+        for number in self._past:
+            row = read(block_name(number) + key, db=self._undo)
+            if row is None:
+                row = read(since + key, db=self._undo)
+                since = row[1 : 1 + _FRONT]
+                if since >= self._since:
+                    continue
+            return None if row[:1] == _ABSENT else row[1 + _FRONT :]
+        return None
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """One value per key."""
         if self._past:
             return [self.get(key) for key in keys]
-        found: dict[bytes, bytes] = dict(self._txn.cursor(self._versions.current).getmulti(keys))
-        return [found.get(key) for key in keys]
+        found: dict[bytes, bytes] = dict(self._txn.cursor(self._current).getmulti(keys))
+        rows = map(found.get, keys)
+        return [None if row is None else row[_FRONT:] for row in rows]
 
     def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Entries from the key `start` on, in order. Only the newest, or by an index."""
-        entries = _walk(self._txn.cursor(self._versions.current), start)
+        """Entries from the key `start` on, in order."""
+        entries = _walk(self._txn.cursor(self._current), start)
         if not self._past:
-            yield from entries
+            for key, row in entries:
+                yield key, row[_FRONT:]
             return
-        changed = _walk_keys(self._txn.cursor(self._versions.history), start)
-        for key in _merge((key for key, _ in entries), changed):
+        gone = _walk(self._txn.cursor(self._gone), start)
+        for key in heapq.merge((key for key, _ in entries), (key for key, _ in gone)):
             value = self.get(key)
             if value is not None:
                 yield key, value
@@ -160,29 +277,6 @@ class View:
 def _walk(cursor: Any, start: bytes) -> Iterator[tuple[bytes, bytes]]:
     if cursor.set_range(start) if start else cursor.first():
         yield from cursor
-
-
-def _walk_keys(cursor: Any, start: bytes) -> Iterator[bytes]:
-    """The distinct keys of a database with duplicates."""
-    more = cursor.set_range(start) if start else cursor.first()
-    while more:
-        yield cursor.key()
-        more = cursor.next_nodup()
-
-
-def _merge(one: Iterator[bytes], other: Iterator[bytes]) -> Iterator[bytes]:
-    """Two sorted runs of keys as one, each key once."""
-    left, right = next(one, None), next(other, None)
-    while left is not None or right is not None:
-        if right is None or (left is not None and left <= right):
-            if left == right:
-                right = next(other, None)
-            if left is not None:
-                yield left
-            left = next(one, None)
-        else:
-            yield right
-            right = next(other, None)
 
 
 def _old(row: bytes) -> bytes | None:

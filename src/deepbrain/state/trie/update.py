@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from deepbrain.primitives.ids import Hash
 from deepbrain.state.errors import StoreError
-from deepbrain.state.store import Before, TrieReader, check_key
+from deepbrain.state.store import TrieReader, check_key
 from deepbrain.state.trie.nodes import (
     BRANCH,
     BRANCH_VALUE,
@@ -49,8 +49,8 @@ class RootUpdate(NamedTuple):
     root: Hash
     branches: dict[bytes, bytes | None]
     """Branch records to write, by `path_key`; None deletes."""
-    before: Before
-    """What the changes and the branch records displace."""
+    before: dict[bytes, bytes | None]
+    """The branch records before, by `path_key`: those to write, and some that stay."""
 
 
 Leaf = tuple[str, bytes]
@@ -75,10 +75,8 @@ def compute_root(state: TrieReader, changes: Mapping[bytes, bytes | None]) -> Ro
     Raises: StoreError: a key is too long, or the records do not belong to the state.
     """
     keys = list(changes)
-    before = dict(zip(keys, state.get_many(keys), strict=True))
     items: list[_Item] = []
-    for key, value in changes.items():
-        old = before[key]
+    for (key, value), old in zip(changes.items(), state.get_many(keys), strict=True):
         if value != old:
             items.append((key.hex(), value, old is not None))
     for key in keys:
@@ -90,7 +88,7 @@ def compute_root(state: TrieReader, changes: Mapping[bytes, bytes | None]) -> Ro
         root = EMPTY_ROOT
     else:
         root = Hash(digest(node if isinstance(node, bytes) else leaf(*node)))
-    return RootUpdate(root, update.written, Before(before, update.read))
+    return RootUpdate(root, update.written, update.read)
 
 
 class _Update:

@@ -41,6 +41,7 @@ def test_a_port_in_use_is_said_and_another_is_chosen_where_none_was_asked_for() 
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             usual = stack.enter_context(socket.socket())
+            usual.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             usual.bind(("127.0.0.1", local.DEFAULT_PORT))
             usual.listen()
         assert choose_port(None) != local.DEFAULT_PORT

@@ -162,8 +162,8 @@ async def _pause_ghost(url: str) -> None:
 
 def test_a_machine_that_falls_silent_is_given_up(as_root: Network) -> None:
     """Stopped after it has greeted: another machine runs the job, and one order is held at a time."""
-    cheapest = as_root.offers()[0]["machine"]
-    process = as_root.start("run", "-y", "--start-within", "20s", *QUICK, *HELLO)
+    cheapest = next(offer["machine"] for offer in as_root.offers() if not offer["paused"])
+    process = as_root.start("run", "-y", "--start-within", "12s", *QUICK, *HELLO)
     assert process.stderr is not None
     stopped: list[int] = []
     try:
@@ -247,7 +247,7 @@ def test_a_full_disk_of_the_renter_loses_nothing(as_root: Network) -> None:
         done = as_root.dbc("run", "-y", *QUICK, "--into", str(disk / "out"), "--",
                            "python3", "-c", script)  # fmt: skip
         assert done.code == 0, done.err
-        assert re.search("disk is full|no room", done.err), done.err
+        assert re.search("disk of .* is full", done.err), done.err
         order = as_root.orders()[-1]["order"]
         assert_settled(as_root.bill(order))
         assert not (disk / "out" / str(order)).exists(), "no half of a result"

@@ -43,7 +43,7 @@ class LmdbSnapshot:
         return [self.get(key) for key in keys]
 
     def seek(self, key: bytes, /) -> tuple[bytes, bytes] | None:
-        return next(self._walk(key), None)
+        return self._flat.seek(key) if len(key) <= MAX_KEY else next(self._walk(key), None)
 
     def iterate(self, prefix: bytes, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         start = prefix if after is None else max(prefix, after + b"\x00")

@@ -210,10 +210,11 @@ class DatedView(View):
     very next block; at worst as many as half the blocks since.
     """
 
-    __slots__ = ("_gone", "_since")
+    __slots__ = ("_gone", "_seeker", "_since")
 
     def __init__(self, txn: Any, table: DatedTable, past: range) -> None:
         super().__init__(txn, table, past)
+        self._seeker: Any = None
         self._gone = table.gone
         self._since = block_name(past.start) if past else b""
         """What was written in this block or later did not stand yet."""
@@ -259,6 +260,17 @@ class DatedView(View):
         found: dict[bytes, bytes] = dict(self._txn.cursor(self._current).getmulti(keys))
         rows = map(found.get, keys)
         return [None if row is None else row[_FRONT:] for row in rows]
+
+    def seek(self, start: bytes) -> tuple[bytes, bytes] | None:
+        """The first entry from the key `start` on."""
+        if self._past or not start:
+            return next(self.walk(start), None)
+        if self._seeker is None:
+            self._seeker = self._txn.cursor(self._current)
+        if not self._seeker.set_range(start):
+            return None
+        key, row = self._seeker.item()
+        return key, row[_FRONT:]
 
     def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Entries from the key `start` on, in order."""

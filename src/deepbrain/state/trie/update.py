@@ -162,7 +162,7 @@ class _Update:
         """
         _, partial, at = read_header(record)
         base = path + partial
-        fork = _shared(base, self.items[low][0], self.items[high - 1][0])
+        fork = _shared(base, self.items[low][0], self.items[high - 1][0], len(path))
         if fork == len(base):
             return record, base, at
         moved = _with_partial(record, at, base[fork + 1 :])
@@ -187,7 +187,9 @@ class _Update:
         for slot, node, encoded in changed:
             slots[slot] = encoded
             leaves = leaves | 1 << slot if isinstance(node, tuple) else leaves & ~(1 << slot)
-        bitmap = sum(1 << slot for slot, encoded in enumerate(slots) if encoded)
+        bitmap = 0
+        for slot, encoded in enumerate(slots):
+            bitmap |= bool(encoded) << slot
         if bitmap.bit_count() + (value is not None) > 1:
             rebuilt = branch(partial, value, bitmap, b"".join(slots))
             self.written[name] = rebuilt + leaves.to_bytes(2, "little")
@@ -227,7 +229,7 @@ class _Update:
         if len(leaves) < 2:
             return leaves[0] if leaves else None
         first = leaves[0][0]
-        fork = _shared(first, first, leaves[-1][0])
+        fork = _shared(first, first, leaves[-1][0], len(path))
         value = value_part(leaves[0][1]) if len(first) == fork else None
         low, high = 0 if value is None else 1, len(leaves)
         bitmap = mask = 0
@@ -274,16 +276,14 @@ class _Update:
         return value
 
 
-def _shared(base: str, first: str, last: str) -> int:
-    """How many nibbles of `base` both keys share; sorted keys between them share as many."""
+def _shared(base: str, first: str, last: str, known: int) -> int:
+    """How many nibbles of `base` both keys share, at least `known`; those between share as many."""
     if first.startswith(base) and last.startswith(base):
         return len(base)
-    count = 0
-    for nibble, one, other in zip(base, first, last, strict=False):
-        if not nibble == one == other:
-            break
-        count += 1
-    return count
+    most = min(len(base), len(first), len(last))
+    while known < most and base[known] == first[known] == last[known]:
+        known += 1
+    return known
 
 
 def _name(node: Node, depth: int) -> bytes:
@@ -304,19 +304,23 @@ def _name(node: Node, depth: int) -> bytes:
 
 
 def _splice(record: bytes, at: int, changed: list[tuple[int, Node, bytes]]) -> bytes | None:
-    """The record with children replaced in place; None where they are not all named by hash."""
-    bitmap = record[at] | record[at + 1] << 8
+    """The record with children replaced and added in place; None where not all are named by hash."""
+    bitmap = shape = record[at] | record[at + 1] << 8
     start = at + 2 if record[0] == _PLAIN else _children_at(record, at)
     if len(record) != start + REFERENCE_LENGTH * bitmap.bit_count() + 2:
         return None
     leaves = before = record[-2] | record[-1] << 8
     for slot, node, name in changed:
-        bit = 1 << slot
-        if len(name) != REFERENCE_LENGTH or not bitmap & bit:
+        if len(name) != REFERENCE_LENGTH:
             return None
+        bit = 1 << slot
         place = start + REFERENCE_LENGTH * (bitmap & bit - 1).bit_count()
-        record = record[:place] + name + record[place + REFERENCE_LENGTH :]
+        rest = place + REFERENCE_LENGTH if bitmap & bit else place
+        record = record[:place] + name + record[rest:]
+        bitmap |= bit
         leaves = leaves | bit if isinstance(node, tuple) else leaves & ~bit
+    if bitmap != shape:
+        record = record[:at] + bitmap.to_bytes(2, "little") + record[at + 2 :]
     return record if leaves == before else record[:-2] + leaves.to_bytes(2, "little")
 
 

@@ -91,6 +91,18 @@ async def test_a_repeatable_call_survives_a_broken_connection() -> None:
         assert await rpc.call("echo", 7) == [7]
 
 
+async def test_a_call_waits_through_as_many_refusals_as_it_takes_a_node_to_start() -> None:
+    async with node(echo) as url:
+        rpc = await Rpc.open(url)
+        assert await rpc.call("echo", 1) == [1]
+    async with rpc:
+        waiting = asyncio.create_task(rpc.call("echo", 2))
+        await asyncio.sleep(1.5)  # several attempts, all refused
+        assert not waiting.done()
+        async with node(echo, int(url.rpartition(":")[2])):
+            assert await asyncio.wait_for(waiting, 5) == [2]
+
+
 async def test_a_call_that_must_not_be_repeated_says_that_it_is_lost() -> None:
     async def drop(socket: ServerConnection, _: dict[str, Any]) -> None:
         await socket.close()

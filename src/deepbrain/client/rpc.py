@@ -107,6 +107,7 @@ class Rpc:
         self._pending: dict[int, _Pending] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self._ids = itertools.count(1)
+        self._waiting = 0
         self._fatal: DeepBrainError | None = None
         self._trouble = "no answer"
         self._keeper: asyncio.Task[None] | None = None
@@ -239,6 +240,7 @@ class Rpc:
                 _discard(answer)
 
     async def _wait_ready(self, deadline: float) -> None:
+        self._waiting += 1
         try:
             async with asyncio.timeout_at(deadline):
                 while not self._ready.is_set():
@@ -250,13 +252,16 @@ class Rpc:
                     await self._ready.wait()
         except TimeoutError:
             raise NodeUnreachable(self.url, self._trouble) from None
+        finally:
+            self._waiting -= 1
         if self._fatal is not None:
             raise self._fatal
 
     async def _keep(self) -> None:
         delay = _FIRST_DELAY
         while self._fatal is None:
-            self._wanted.clear()
+            if not self._waiting:
+                self._wanted.clear()  # else who waits has said so already, and will not say it again
             try:
                 await self._serve_once()
                 delay = _FIRST_DELAY

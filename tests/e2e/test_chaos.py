@@ -267,7 +267,7 @@ async def _orders_of(url: str, renter: str) -> dict[int, Order]:
         return {int(n): order for n, order in zip(numbers, found, strict=True) if order is not None}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def victim() -> Iterator[Network]:
     """A network of its own, whose processes are killed."""
     with network(AS_ROOT, len(RENTERS)) as net:
@@ -310,7 +310,7 @@ def judge(each: Round, found: dict[int, Order]) -> str:
         return f"the bill of order {each.order} is not exact. {told}"
     allowed = {each.code}
     if "keeper" in each.killed:
-        allowed.add(123 if bill.used else 125)
+        allowed |= {123} if bill.used else {123, 125}
     if order.status.ending is Ending.EXITED and each.ended_with in (123, 125):
         return f"the chain says that the job exited, and the command that it was lost. {told}"
     if each.ended_with not in allowed:
@@ -330,10 +330,10 @@ def assert_no_orphans(net: Network, found: dict[int, Order]) -> None:
 @contextlib.contextmanager
 def another_node(net: Network, data: Path, spec: str = "dev") -> Iterator[None]:
     """In place of the network's node one with other data or of another chain, at the same port."""
-    supervisor = int(net.status()["pid"])
-    os.kill(supervisor, signal.SIGSTOP)  # it would start the right one again
-    node = net.node()
+    orders_of(net, "//Alice")  # waits until the right one answers
+    supervisor, node = int(net.record()["pid"]), net.node()
     assert node is not None
+    os.kill(supervisor, signal.SIGSTOP)  # it would start that one again
     os.kill(node, signal.SIGKILL)
     port = net.url.rpartition(":")[2]
     command = [sys.executable, "-m", "deepbrain.node", "--spec", spec, "--data", str(data)]
@@ -376,7 +376,7 @@ def test_a_node_that_is_empty_behind_or_on_another_chain_kills_no_tenant(victim:
 
 def _copy_stopped(net: Network, target: Path) -> None:
     """A copy of the node's directory as it was when the node was killed."""
-    supervisor, node = int(net.status()["pid"]), net.node()
+    supervisor, node = int(net.record()["pid"]), net.node()
     assert node is not None
     os.kill(supervisor, signal.SIGSTOP)
     os.kill(node, signal.SIGKILL)

@@ -89,6 +89,7 @@ RECORD = OrderRecord(
     order=7,
     genesis=Hash(b"\x01" * 32),
     seen_block=9,
+    seen_hash=Hash(bytes(32)),
     renter=AccountId(b"\x02" * 32),
     manifest_hash=Hash(b"\x03" * 32),
     units=1,

@@ -36,6 +36,7 @@ RECORD = OrderRecord(
     order=1,
     genesis=GENESIS,
     seen_block=50,
+    seen_hash=Hash(bytes(32)),
     renter=RENTER,
     manifest_hash=Hash(bytes(32)),
     units=1,
@@ -290,6 +291,7 @@ class World(RuleBasedStateMachine):
                     ready=False,
                     order=number,
                     seen_block=desired.block,
+                    seen_hash=Hash(bytes(32)),
                     latest_end=self.now + seconds * 1000,
                 )
             case Prepare():

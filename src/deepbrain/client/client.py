@@ -23,6 +23,7 @@ from deepbrain.frame.pallet import Pallet
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.ids import Hash
 from deepbrain.primitives.keys import Keypair
+from deepbrain.primitives.units import BlockNumber
 from deepbrain.runtime.chainspec import ChainSpec
 from deepbrain.runtime.extrinsic import Signing
 from deepbrain.runtime.runtime import Runtime
@@ -94,6 +95,11 @@ class Client:
         block = Hash(unhex(await self._rpc.call("chain_getFinalizedHead")))
         header = await self._rpc.call("chain_getHeader", str(block))
         return BlockRef(number_of(header), block)
+
+    async def block_hash(self, number: BlockNumber) -> Hash | None:
+        """The hash of this chain's block; `None` where it has none of that number."""
+        found = await self._rpc.call("chain_getBlockHash", int(number))
+        return None if found is None else Hash(unhex(found))
 
     async def heads(self, *, finalized: bool = False) -> AsyncIterator[BlockRef]:
         """The head now, and every new one; goes on over a broken connection, maybe with a gap."""

@@ -17,7 +17,7 @@ from typing import Final
 
 from deepbrain.net.messages import Manifest
 from deepbrain.primitives.errors import DeepBrainError
-from deepbrain.provider.chain import Chain, Closing, Known, Order
+from deepbrain.provider.chain import Chain, ChainUnavailable, Closing, Known, Order
 from deepbrain.provider.identity import Capacity
 from deepbrain.provider.plan import (
     Action,
@@ -31,9 +31,11 @@ from deepbrain.provider.plan import (
     MoveEnd,
     Prepare,
     Refuse,
+    gone_at,
 )
 from deepbrain.provider.record import OrderFiles, OrderRecord, Records, monotonic_ms
 from deepbrain.sandbox.sandbox import (
+    HostLost,
     ImageError,
     NoSuchTenant,
     Phase,
@@ -86,10 +88,12 @@ class Actor:
             case Close(order, closing, exit_code):
                 await self.chain.close(order, closing, exit_code)
             case EndJob(order):
+                await self._ensure_entitled(order, lambda record: record.latest_end)
                 await self.sandbox.stop(order)
             case Keep(order, kept_until):
                 await self._keep(order, kept_until)
             case Destroy(order):
+                await self._ensure_entitled(order, gone_at)
                 await self._destroy(order)
 
     def _adopt(self, number: int, known: Known | None) -> None:
@@ -104,6 +108,8 @@ class Actor:
         files = self.records.files(order)
         try:
             await step(files, files.record())
+        except HostLost:
+            raise
         except (CannotRun, SandboxError) as error:
             files.save(replace(files.record(), failure=str(error)))
 
@@ -161,6 +167,22 @@ class Actor:
             await self.sandbox.release(order)
         files.save(replace(files.record(), kept_until=kept_until))
 
+    async def _ensure_entitled(self, order: int, due: Callable[[OrderRecord], int]) -> None:
+        """Before `due`, only the chain that showed an order may end what belongs to it.
+
+        Raises: ChainUnavailable: the node's is another one, a fork or one begun anew.
+        """
+        files = self.records.files(order)
+        if not files.path.exists():
+            return
+        record = files.record()
+        if monotonic_ms() >= due(record):
+            return
+        if not await self.chain.holds(record.seen_block, record.seen_hash):
+            raise ChainUnavailable(
+                f"the node's chain does not hold block {record.seen_block} of ours"
+            )
+
     async def _destroy(self, order: int) -> None:
         await self.sandbox.destroy(order)
         files = self.records.files(order)
@@ -201,6 +223,7 @@ def _record_of(order: Order, known: Known) -> OrderRecord:
         order=order.id,
         genesis=known.genesis,
         seen_block=known.block,
+        seen_hash=known.block_hash,
         renter=order.renter,
         manifest_hash=order.manifest_hash,
         units=order.units,

@@ -19,6 +19,9 @@ class ChainUnavailable(DeepBrainError):
     """The node does not answer, or refuses what was submitted; trying again may help."""
 
 
+NO_BLOCK: Final = Hash(bytes(32))
+
+
 class OrderPhase(Enum):
     PLACED = "placed"
     RUNNING = "running"
@@ -54,6 +57,7 @@ class Known:
     """Open and recently ended orders of this machine, by number."""
     owners: frozenset[AccountId] = frozenset()
     """The machine's stash and controller."""
+    block_hash: Hash = NO_BLOCK
     blocks_per_day: int = MOST_BLOCKS_PER_DAY
     """Blocks this chain makes in 24 h at its target interval."""
 
@@ -82,6 +86,10 @@ class Closing(Enum):
 class Chain(Protocol):
     async def snapshot(self) -> Desired:
         """The newest final state; `Unknown` rather than an error when there is none to be had."""
+        ...
+
+    async def holds(self, block: int, block_hash: Hash) -> bool:
+        """Whether that block is one of this chain. Raises: ChainUnavailable."""
         ...
 
     async def start(self, order: int) -> None:

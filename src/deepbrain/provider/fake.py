@@ -26,6 +26,8 @@ class FakeChain:
         self.block = 1
         self.service = 1000
         self.orders: dict[int, Order] = {}
+        self.fork = 0
+        """Another number is another chain from the same genesis."""
         self.silent = False
         """While set, the node does not answer."""
         self.declared: list[tuple[str, int]] = []
@@ -41,8 +43,15 @@ class FakeChain:
             block=self.block,
             service=self.service,
             orders=dict(self.orders),
+            block_hash=self.hash_of(self.block),
             blocks_per_day=BLOCKS_PER_DAY,
         )
+
+    def hash_of(self, block: int) -> Hash:
+        return Hash(bytes([self.fork]) * 24 + block.to_bytes(8, "big"))
+
+    async def holds(self, block: int, block_hash: Hash) -> bool:
+        return block <= self.block and self.hash_of(block) == block_hash
 
     async def start(self, order: int) -> None:
         self._ensure(order, OrderPhase.PLACED)

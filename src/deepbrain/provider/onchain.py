@@ -16,7 +16,7 @@ from deepbrain.pallets.timestamp import Timestamp
 from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
 from deepbrain.primitives.keys import Keypair
-from deepbrain.primitives.units import U8
+from deepbrain.primitives.units import U8, BlockNumber
 from deepbrain.provider.chain import (
     MOST_BLOCKS_PER_DAY,
     ChainUnavailable,
@@ -64,6 +64,16 @@ class OnChain:
             return Unknown(f"{self._url} takes too long to answer")
         except (DeepBrainError, OSError) as error:
             return Unknown(str(error))
+
+    async def holds(self, block: int, block_hash: Hash) -> bool:
+        try:
+            async with asyncio.timeout(SNAPSHOT_SECONDS):
+                client = await self._connected()
+                return await client.block_hash(BlockNumber(block)) == block_hash
+        except TimeoutError as error:
+            raise ChainUnavailable(f"{self._url} takes too long to answer") from error
+        except (DeepBrainError, OSError) as error:
+            raise ChainUnavailable(str(error)) from error
 
     async def start(self, order: int) -> None:
         await self._declare(Rent.start.make(order=OrderId(order)))
@@ -119,6 +129,7 @@ class OnChain:
         return Known(
             genesis=client.genesis_hash,
             block=int(block.number),
+            block_hash=block.hash,
             service=int(service_ms) // 1000,
             orders={int(number): order_of(number, order) for number, order in orders if order},
             owners=await self._owners(at),

@@ -6,8 +6,8 @@
     unknown   serve on; end jobs at their recorded latest end, destroy a day later
 
 A tenant is destroyed only on a `Known` with the tenant's own genesis, at a block not below the one
-that showed its order; or a day after its recorded latest end. So a node that is empty, behind or on
-another chain kills nobody.
+that showed its order, of a chain that holds that block (`act.py` asks, before it ends anything); or a
+day after its recorded latest end. So a node that is empty, behind or on another chain kills nobody.
 
 At most one action per order: the next plan sees what came of it.
 """
@@ -18,6 +18,7 @@ from typing import Final
 from deepbrain.primitives.ids import AccountId
 from deepbrain.provider.actual import Actual, Tenant
 from deepbrain.provider.chain import Closing, Desired, Known, Order, OrderPhase
+from deepbrain.provider.record import OrderRecord
 from deepbrain.sandbox.sandbox import Phase
 
 KEEP_MS: Final = 24 * 3600 * 1000
@@ -147,6 +148,8 @@ def _step(
         return _by_the_clock(tenant, now)
     if order is None:
         return Destroy(number)
+    if order.manifest_hash != tenant.record.manifest_hash:
+        return _by_the_clock(tenant, now)  # another order: the chain was begun anew
     match order.phase:
         case OrderPhase.PLACED:
             return _placed(desired, order, tenant)
@@ -219,11 +222,15 @@ def _ended(order: Order, tenant: Tenant, now: int) -> Action | None:
     return Destroy(order.id) if now >= tenant.record.kept_until else None
 
 
+def gone_at(record: OrderRecord) -> int:
+    """Monotonic ms from which on a tenant is destroyed whatever the chain says."""
+    return record.latest_end + KEEP_MS if record.kept_until is None else record.kept_until
+
+
 def _by_the_clock(tenant: Tenant, now: int) -> Action | None:
     """Without a chain to believe, only the recorded ends count."""
     record = tenant.record
-    gone_at = record.latest_end + KEEP_MS if record.kept_until is None else record.kept_until
-    if now >= gone_at:
+    if now >= gone_at(record):
         return Destroy(record.order)
     if tenant.phase is Phase.RUNNING and now >= record.latest_end:
         return EndJob(record.order)

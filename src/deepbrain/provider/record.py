@@ -35,6 +35,8 @@ class OrderRecord:
     genesis: Hash
     seen_block: int
     """The block that showed the order first."""
+    seen_hash: Hash
+    """Its hash: a chain that does not hold it, a fork or one begun anew, says nothing of this order."""
     renter: AccountId
     manifest_hash: Hash
     units: int
@@ -76,7 +78,7 @@ class OrderFiles:
 
     def save(self, record: OrderRecord) -> None:
         fields: dict[str, Any] = asdict(record)
-        for name in ("genesis", "renter", "manifest_hash"):
+        for name in ("genesis", "seen_hash", "renter", "manifest_hash"):
             fields[name] = fields[name].hex()
         fields |= {"boot": _boot_id(), "written": monotonic_ms()}
         replace_file(self.path / "order.json", json.dumps(fields, indent=1).encode())
@@ -146,6 +148,7 @@ def replace_file(path: Path, content: bytes) -> None:
 def _record_of(fields: dict[str, Any]) -> OrderRecord:
     boot, written = fields.pop("boot"), fields.pop("written")
     fields["genesis"] = Hash.from_hex(fields["genesis"])
+    fields["seen_hash"] = Hash.from_hex(fields["seen_hash"])
     fields["renter"] = AccountId.from_hex(fields["renter"])
     fields["manifest_hash"] = Hash.from_hex(fields["manifest_hash"])
     record = OrderRecord(**fields)

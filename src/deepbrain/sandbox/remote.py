@@ -34,7 +34,7 @@ from deepbrain.sandbox.messages import (
     report_from_wire,
     spec_to_wire,
 )
-from deepbrain.sandbox.sandbox import ExitReason, ModeReport, SandboxError, TenantSpec
+from deepbrain.sandbox.sandbox import ExitReason, HostLost, ModeReport, SandboxError, TenantSpec
 
 HELPER_FD: Final = "DBC_HELPER_FD"
 """Environment of an agent that a helper started: the number of its socket."""
@@ -92,12 +92,12 @@ class RemoteHost:
         self.lost.set()
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(SandboxError(GONE))
+                future.set_exception(HostLost(GONE))
         self._waiting.clear()
 
     async def _ask(self, request: Request, fds: Sequence[int] = ()) -> Answer:
         if self.lost.is_set():
-            raise SandboxError(GONE)
+            raise HostLost(GONE)
         self._next = (self._next + 1) & 0xFFFF_FFFF
         number = self._next
         data = REQUESTS.encode(RequestPacket(number=U32(number), request=request))

@@ -50,6 +50,10 @@ class NoSuchTenant(SandboxError):
     """The order has no tenant here."""
 
 
+class HostLost(SandboxError):
+    """The root helper has gone; nothing is known of what was asked. The next one can be asked again."""
+
+
 class ImageError(SandboxError):
     """An image is malformed, over a bound, or not the one that was named."""
 

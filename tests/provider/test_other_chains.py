@@ -2,10 +2,12 @@
 
 import asyncio
 
+import pytest
 from tests.provider.house import eventually, house, manifest_of
 
 from deepbrain.net.messages import Stage
-from deepbrain.provider.chain import OrderPhase
+from deepbrain.provider.chain import ChainUnavailable, OrderPhase
+from deepbrain.provider.plan import Destroy
 from deepbrain.sandbox.sandbox import HostLost, Phase
 
 
@@ -50,3 +52,18 @@ async def test_a_helper_that_goes_while_an_order_is_prepared_does_not_fail_the_o
         await session.put_manifest(manifest)
         await home.wait_stage(session, Stage.RUNNING)
         await eventually(lambda: home.chain.orders[7].phase is OrderPhase.RUNNING)
+
+
+@pytest.mark.parametrize("blocks", [0, 100])
+async def test_what_a_fork_said_is_not_done_once_the_right_node_is_back(tmp_path, blocks):
+    """The plan was made from a fork's state; the check is answered by the right chain."""
+    async with house("fake", tmp_path) as home:
+        await home.running(7, "wait-term")
+        orders, home.chain.orders = home.chain.orders, {}
+        home.chain.fork = 1
+        home.chain.block = home.agent.records.files(7).record().seen_block + blocks
+        known = await home.chain.snapshot()
+        home.chain.orders, home.chain.fork = orders, 0
+        with pytest.raises(ChainUnavailable):
+            await home.agent._actor.act(Destroy(7), known)
+        assert (await home.sandbox.state(7)).phase is Phase.RUNNING

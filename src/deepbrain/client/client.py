@@ -1,12 +1,12 @@
 """The chain as a program sees it: typed reads, heads, and calls that come back as events."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib import resources
 from types import TracebackType
 from typing import Any, Final, Self
 
-from deepbrain.client.errors import ConnectionLost, WrongChain
+from deepbrain.client.errors import ConnectionLost, RpcError, WrongChain
 from deepbrain.client.reads import At, unhex
 from deepbrain.client.rpc import CONNECT_SECONDS, Rpc
 from deepbrain.client.submit import (
@@ -96,10 +96,13 @@ class Client:
         header = await self._rpc.call("chain_getHeader", str(block))
         return BlockRef(number_of(header), block)
 
-    async def block_hash(self, number: BlockNumber) -> Hash | None:
-        """The hash of this chain's block; `None` where it has none of that number."""
-        found = await self._rpc.call("chain_getBlockHash", int(number))
-        return None if found is None else Hash(unhex(found))
+    async def block_hashes(self, numbers: Sequence[BlockNumber]) -> list[Hash | None]:
+        """The hashes of blocks by number, all from one node; `None` where it has no such block."""
+        outcomes = await self._rpc.batch([("chain_getBlockHash", [int(n)]) for n in numbers])
+        for outcome in outcomes:
+            if isinstance(outcome, RpcError):
+                raise outcome
+        return [None if found is None else Hash(unhex(found)) for found in outcomes]
 
     async def heads(self, *, finalized: bool = False) -> AsyncIterator[BlockRef]:
         """The head now, and every new one; goes on over a broken connection, maybe with a gap."""

@@ -88,12 +88,12 @@ class Actor:
             case Close(order, closing, exit_code):
                 await self.chain.close(order, closing, exit_code)
             case EndJob(order):
-                await self._ensure_entitled(order, lambda record: record.latest_end)
+                await self._ensure_entitled(order, known, lambda record: record.latest_end)
                 await self.sandbox.stop(order)
             case Keep(order, kept_until):
                 await self._keep(order, kept_until)
             case Destroy(order):
-                await self._ensure_entitled(order, gone_at)
+                await self._ensure_entitled(order, known, gone_at)
                 await self._destroy(order)
 
     def _adopt(self, number: int, known: Known | None) -> None:
@@ -167,10 +167,13 @@ class Actor:
             await self.sandbox.release(order)
         files.save(replace(files.record(), kept_until=kept_until))
 
-    async def _ensure_entitled(self, order: int, due: Callable[[OrderRecord], int]) -> None:
+    async def _ensure_entitled(
+        self, order: int, known: Known | None, due: Callable[[OrderRecord], int]
+    ) -> None:
         """Before `due`, only the chain that showed an order may end what belongs to it.
 
-        Raises: ChainUnavailable: the node's is another one, a fork or one begun anew.
+        The block that the plan was made from must be of that chain as well: the node may have been
+        another one then. Raises: ChainUnavailable: it is a fork, or a chain begun anew.
         """
         files = self.records.files(order)
         if not files.path.exists():
@@ -178,7 +181,8 @@ class Actor:
         record = files.record()
         if monotonic_ms() >= due(record):
             return
-        if not await self.chain.holds(record.seen_block, record.seen_hash):
+        ours = (record.seen_block, record.seen_hash)
+        if known is None or not await self.chain.holds(ours, (known.block, known.block_hash)):
             raise ChainUnavailable(
                 f"the node's chain does not hold block {record.seen_block} of ours"
             )

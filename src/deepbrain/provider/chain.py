@@ -88,8 +88,11 @@ class Chain(Protocol):
         """The newest final state; `Unknown` rather than an error when there is none to be had."""
         ...
 
-    async def holds(self, block: int, block_hash: Hash) -> bool:
-        """Whether that block is one of this chain. Raises: ChainUnavailable."""
+    async def holds(self, *blocks: tuple[int, Hash]) -> bool:
+        """Whether all these blocks (number, hash) are of one chain: that of the node that answers now.
+
+        Raises: ChainUnavailable.
+        """
         ...
 
     async def start(self, order: int) -> None:

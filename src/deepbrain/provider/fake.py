@@ -50,8 +50,8 @@ class FakeChain:
     def hash_of(self, block: int) -> Hash:
         return Hash(bytes([self.fork]) * 24 + block.to_bytes(8, "big"))
 
-    async def holds(self, block: int, block_hash: Hash) -> bool:
-        return block <= self.block and self.hash_of(block) == block_hash
+    async def holds(self, *blocks: tuple[int, Hash]) -> bool:
+        return all(n <= self.block and self.hash_of(n) == found for n, found in blocks)
 
     async def start(self, order: int) -> None:
         self._ensure(order, OrderPhase.PLACED)

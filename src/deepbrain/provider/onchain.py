@@ -65,11 +65,12 @@ class OnChain:
         except (DeepBrainError, OSError) as error:
             return Unknown(str(error))
 
-    async def holds(self, block: int, block_hash: Hash) -> bool:
+    async def holds(self, *blocks: tuple[int, Hash]) -> bool:
         try:
             async with asyncio.timeout(SNAPSHOT_SECONDS):
                 client = await self._connected()
-                return await client.block_hash(BlockNumber(block)) == block_hash
+                found = await client.block_hashes([BlockNumber(number) for number, _ in blocks])
+                return found == [wanted for _, wanted in blocks]
         except TimeoutError as error:
             raise ChainUnavailable(f"{self._url} takes too long to answer") from error
         except (DeepBrainError, OSError) as error:

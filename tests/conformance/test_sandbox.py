@@ -800,6 +800,17 @@ async def test_a_lost_keeper_is_a_failure_and_leaves_nothing(setup: Setup, box: 
 
 
 @only("process", "gvisor-own", "gvisor")
+async def test_a_start_that_was_cut_off_is_begun_again(setup: Setup, box: Sandbox) -> None:
+    """Killed between writing down what to run and the keeper's lock: nothing was lost by then."""
+    tenant = shell(setup, "echo ran")
+    await box.prepare(tenant)
+    TenantDirectory(setup.data / "tenants" / str(tenant.order)).run_plan.write_text("{}")
+    assert (await box.state(tenant.order)).phase is Phase.PREPARED
+    await box.start(tenant.order)
+    assert (await box.wait(tenant.order)).phase is Phase.EXITED
+
+
+@only("process", "gvisor-own", "gvisor")
 async def test_a_tenant_whose_making_was_cut_short_is_swept(setup: Setup, box: Sandbox) -> None:
     tenant = shell(setup, "exit 0")
     await box.prepare(tenant)

@@ -128,7 +128,9 @@ class TenantDirectory:
         spec = self.spec()
         end = self.end()
         phase, ended = Phase.PREPARED, None
-        if self.run_plan.exists():
+        if (
+            self.run_plan.exists() and self.lock.exists()
+        ):  # before its keeper is up nothing was lost
             live = self.keeper() is not None
             ended = None if live else self.exit()
             phase = Phase.RUNNING if live else Phase.EXITED if ended else Phase.LOST

@@ -177,7 +177,7 @@ class Host:
         tenant = TenantDirectory(self.data / "tenants" / str(spec.order))
         with self._lock(spec.order):
             if tenant.exists():
-                if tenant.spec() != spec or tenant.run_plan.exists():
+                if tenant.spec() != spec or tenant.state().phase is not Phase.PREPARED:
                     raise SandboxError(f"order {spec.order} has another tenant already")
                 return
             self._make_directory(tenant)
@@ -206,7 +206,7 @@ class Host:
     def start(self, order: int) -> None:
         tenant = self._tenant(order)
         with self._lock(order):
-            if tenant.run_plan.exists():
+            if tenant.state().phase is not Phase.PREPARED:
                 raise SandboxError(f"order {order} was started already")
             spec = tenant.spec()
             rootfs = self._image("images", spec.image) / "rootfs"
@@ -246,6 +246,7 @@ class Host:
         with suppress(SandboxError):
             self._engine.clean(tenant, keep_volume=True)
         tenant.run_plan.unlink(missing_ok=True)
+        tenant.lock.unlink(missing_ok=True)
         (tenant.path / "exit.json").unlink(missing_ok=True)
 
     def set_end(self, order: int, end_at: int, reason: ExitReason) -> None:

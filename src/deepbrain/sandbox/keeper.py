@@ -499,10 +499,12 @@ def main() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1):
         os.dup2(null, fd)
-    lock = os.open(f"{directory}/keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    # It appears under its name when it is held: one that is there and free is of a dead keeper.
+    path = f"{directory}/keeper.lock"
+    lock = os.open(f"{path}.new", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
+    os.rename(f"{path}.new", path)
     keeper = Keeper(directory, answer)
     if keeper.plan.get("orphans"):
         become_subreaper()

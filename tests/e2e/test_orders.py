@@ -220,3 +220,9 @@ def _await_line(net: Network, order: str, text: str) -> None:
     while text not in net.dbc("logs", order).out:
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_a_command_may_print_more_than_a_record_holds(as_root: Network, resting: str) -> None:
+    job = "head -c 3000000 /dev/zero | tr '\\0' x"
+    done = as_root.expect("exec", resting, "sh", "-c", job)
+    assert done.out == "x" * 3_000_000

@@ -417,6 +417,22 @@ async def test_a_machine_that_falls_silent_is_noticed(tmp_path, monkeypatch):
                 await following
 
 
+async def test_a_machine_that_is_slow_to_answer_but_sends_is_not_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_module, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(session_module, "SILENCE_SECONDS", 0.3)
+    async with house("iroh", tmp_path) as home:
+        session = await home.running(1, "sleep", "9")
+        session.status = lambda: asyncio.sleep(60)
+
+        async def drip(*_args, **_kwargs):
+            for _ in range(20):
+                yield bytes(1 << 16)
+                await asyncio.sleep(0.05)
+
+        home.sandbox.export = drip
+        assert sum([len(chunk) async for chunk in session.copy_out(["big"])]) == 20 << 16
+
+
 @pytest.mark.parametrize(("sent", "is_told"), [(0, True), (1000, True), (1 << 20, False)])
 async def test_an_export_that_fails_never_looks_complete(tmp_path, sent, is_told):
     async with house("fake", tmp_path) as home:

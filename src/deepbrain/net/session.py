@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+from weakref import WeakSet
 
 from deepbrain.net.access import Grant
 from deepbrain.net.errors import MalformedMessage, NetError, Refused, StreamEnded
@@ -74,9 +75,9 @@ ANSWER_SECONDS: Final = 10.0
 BEAT_SECONDS: Final = 3.0
 """How often a session asks whether the machine is still there."""
 
-SILENCE_SECONDS: Final = 6.0
-"""How long it waits for that answer: a machine whose agent was killed sends no farewell, and the
-transport alone would take 30 s to notice."""
+SILENCE_SECONDS: Final = 10.0
+"""How long it waits for that answer, or for any byte: a machine whose agent was killed sends no
+farewell, and the transport alone would take 30 s to notice; one whose disk is busy may be slow."""
 
 OnProgress = Callable[[int, int], None]
 """`(bytes done, bytes in all)`, called a few times a second at most by whoever shows it."""
@@ -173,6 +174,7 @@ class Session:
         """What the machine says of itself: version, isolation mode, images."""
         self.granted = granted
         """Scopes and last block the machine has accepted."""
+        self._streams: WeakSet[Stream] = WeakSet()
         self._beat = asyncio.create_task(self._watch_over())
 
     @classmethod
@@ -332,10 +334,19 @@ class Session:
         try:
             while True:
                 await asyncio.sleep(BEAT_SECONDS)
-                async with asyncio.timeout(SILENCE_SECONDS):
-                    await self._beat_once()
+                await self._hear()
         except (NetError, TimeoutError):
             self._connection.close(CLOSED_BROKEN, "the machine is silent")
+
+    async def _hear(self) -> None:
+        """Raises: TimeoutError: no answer in time, nor a byte of anything else; NetError."""
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                await self._beat_once()
+        except TimeoutError:
+            now = asyncio.get_running_loop().time()
+            if all(now - stream.heard_at >= SILENCE_SECONDS for stream in self._streams):
+                raise
 
     async def _beat_once(self) -> None:
         with contextlib.suppress(Refused):  # a refusal is an answer
@@ -343,6 +354,7 @@ class Session:
 
     async def _ask(self, request: Request) -> Stream:
         stream = await self._connection.open()
+        self._streams.add(stream)
         try:
             await stream.write(request_bytes(request))
         except BaseException:

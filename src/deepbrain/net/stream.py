@@ -7,6 +7,7 @@ task per stream reads it, into a bounded buffer, and everybody else waits on the
 import asyncio
 from collections import deque
 from enum import Enum
+from math import inf
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -68,6 +69,8 @@ class Stream:
         self._drained = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._sending = _Sending.OPEN
+        self.heard_at = -inf
+        """When bytes last came, by the event loop's clock: a sign of life of the other side."""
 
     async def read_some(self, limit: int = READ_SIZE) -> bytes:
         """Up to `limit` bytes, at least one; none at the end. Safe to cancel and to time out.
@@ -166,6 +169,7 @@ class Stream:
             while chunk := await self._raw.read(READ_SIZE):
                 self._chunks.append(chunk)
                 self._buffered += len(chunk)
+                self.heard_at = asyncio.get_running_loop().time()
                 self._filled.set()
                 while self._buffered >= HIGH_WATER:
                     self._drained.clear()

@@ -33,7 +33,7 @@ from deepbrain.net.messages import (
     Stop,
     Wanted,
 )
-from deepbrain.net.records import EOF, EXIT, RESIZE, SIZE, STDIN, read_record, record
+from deepbrain.net.records import EOF, EXIT, MAX_RECORD, RESIZE, SIZE, STDIN, read_record, record
 from deepbrain.net.stream import Stream
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.hashing import blake2_256
@@ -376,7 +376,9 @@ async def _feed(session: ExecSession, stream: Stream) -> None:
 
 async def _show(session: ExecSession, stream: Stream) -> None:
     while (output := await session.read()) is not None:
-        await stream.write(record(*output))
+        kind, data = output
+        for start in range(0, len(data), MAX_RECORD):
+            await stream.write(record(kind, data[start : start + MAX_RECORD]))
     code = await session.wait()
     await stream.write(record(EXIT, bytes((code & 0xFF,))))
     await stream.finish()

@@ -179,7 +179,7 @@ class ExecSession(Protocol):
     """A command running inside a tenant. Losing it (close, or the agent's death) kills all it started."""
 
     async def read(self) -> tuple[int, bytes] | None:
-        """The next output as (stream, bytes up to 64 KiB): 1 out, 2 err; None when all is read.
+        """The next output as (stream, bytes up to 256 KiB): 1 out, 2 err; None when all is read.
 
         With a TTY everything is stream 1.
         """

@@ -3,7 +3,8 @@
 import pytest
 from tests.runtime.local import ALICE, BOB, EVE, LocalChain, key
 
-from deepbrain.frame.dispatch import Arithmetic, Token, TokenError
+from deepbrain.frame.dispatch import Arithmetic, Token
+from deepbrain.frame.errors import TokenError
 from deepbrain.pallets.balances import Balances, DustLost, Transfer
 from deepbrain.pallets.system import KilledAccount, NewAccount
 from deepbrain.primitives.units import PLANCK, Balance

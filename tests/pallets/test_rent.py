@@ -13,7 +13,8 @@ from tests.runtime.local import (
     place_call,
 )
 
-from deepbrain.frame.dispatch import Token, TokenError
+from deepbrain.frame.dispatch import Token
+from deepbrain.frame.errors import TokenError
 from deepbrain.pallets import rent
 from deepbrain.pallets.machines import Isolation, Machines, NotEnoughUnits
 from deepbrain.pallets.oracle import Oracle

@@ -6,7 +6,7 @@ in the blocks until its era is over: after that it can never be included, and th
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 from deepbrain.client.errors import (
     ALREADY_IMPORTED,
@@ -22,8 +22,8 @@ from deepbrain.client.errors import (
 from deepbrain.client.reads import At, unhex
 from deepbrain.client.rpc import Rpc
 from deepbrain.frame.calls import Call
-from deepbrain.frame.dispatch import DispatchError, Module, Token, TokenError, read_error
-from deepbrain.frame.errors import PalletError
+from deepbrain.frame.dispatch import DispatchError, Module, Token, read_error
+from deepbrain.frame.errors import PalletError, TokenError
 from deepbrain.frame.events import EventRecords, EventTable
 from deepbrain.pallets.system import ExtrinsicFailed, System
 from deepbrain.primitives.errors import DecodeError
@@ -81,6 +81,28 @@ class Receipt:
         raise DecodeError(f"the call emitted no {kind.__name__}")
 
 
+class Turn:
+    """An account's turn to submit. It ends once, and never ends somebody else's."""
+
+    def __init__(self, lock: asyncio.Lock) -> None:
+        self._lock = lock
+        self._is_ours = False
+
+    async def __aenter__(self) -> Self:
+        await self._lock.acquire()
+        self._is_ours = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Let the next one submit. Idempotent."""
+        if self._is_ours:
+            self._is_ours = False
+            self._lock.release()
+
+
 class Submitter:
     """Signs and submits over one connection; submissions of one account wait for each other."""
 
@@ -104,9 +126,7 @@ class Submitter:
     async def _submit_once(
         self, call: Call, keypair: Keypair, *, tip: int, wait: Wait, life: int
     ) -> Receipt:
-        turn = self._turns.setdefault(keypair.public, asyncio.Lock())
-        await turn.acquire()
-        try:
+        async with Turn(self._turns.setdefault(keypair.public, asyncio.Lock())) as turn:
             head = await head_of(self._rpc)
             era = Era.mortal(life, int(head.number))
             raw = sign(
@@ -120,12 +140,9 @@ class Submitter:
             )
             last = era.death(int(head.number)) or int(head.number) + life
             return await self._watch(raw, head, last, wait, turn)
-        finally:
-            if turn.locked():
-                turn.release()
 
     async def _watch(
-        self, raw: bytes, head: BlockRef, last: int, wait: Wait, turn: asyncio.Lock
+        self, raw: bytes, head: BlockRef, last: int, wait: Wait, turn: Turn
     ) -> Receipt:
         text = "0x" + raw.hex()
         try:
@@ -133,7 +150,7 @@ class Submitter:
                 "author_submitAndWatchExtrinsic", text, unsubscribe="author_unwatchExtrinsic"
             ) as updates:
                 # It is in the pool, which counts its nonce from here on.
-                turn.release()
+                turn.end()
                 block = await _included(updates, wait)
         except (ConnectionLost, NodeUnreachable):
             block = await self._look_for(raw, int(head.number), last)

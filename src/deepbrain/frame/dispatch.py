@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from deepbrain.frame.calls import Call
-from deepbrain.frame.errors import BadOrigin, PalletError, TokenFailure
+from deepbrain.frame.errors import BadOrigin, PalletError, TokenError, TokenFailure
 from deepbrain.frame.journal import Journal
 from deepbrain.frame.origin import Origin, check_origin
 from deepbrain.frame.pallet import Pallet
@@ -33,23 +33,6 @@ class ModuleError(Struct):
 
     index: U8
     error: ErrorIndex
-
-
-class TokenError(Enumeration):
-    """Why money could not be moved."""
-
-    __scale_path__ = ("sp_runtime", "TokenError")
-
-    FUNDS_UNAVAILABLE = 0
-    ONLY_PROVIDER = 1
-    BELOW_MINIMUM = 2
-    CANNOT_CREATE = 3
-    UNKNOWN_ASSET = 4
-    FROZEN = 5
-    UNSUPPORTED = 6
-    CANNOT_CREATE_HOLD = 7
-    NOT_EXPENDABLE = 8
-    BLOCKED = 9
 
 
 class ArithmeticReason(Enumeration):
@@ -128,7 +111,7 @@ def wire_error(failure: Failure, errors: Mapping[type[PalletError], int]) -> Dis
             index = ErrorIndex(bytes((kind.index, 0, 0, 0)))
             return Module(value=ModuleError(index=U8(errors[kind]), error=index))
         case TokenFailure(kind=token):
-            return Token(value=TokenError(token.value))
+            return Token(value=token)
         case ArithmeticFailure(kind=arithmetic):
             return Arithmetic(value=ArithmeticReason(arithmetic.value))
         case BadOrigin():

@@ -4,10 +4,10 @@ Only these, and `ArithmeticFailure`, are results: the fee is kept, the writes ar
 extrinsic is included as failed. Everything else that is raised below the node is a bug.
 """
 
-from enum import Enum
 from typing import ClassVar
 
 from deepbrain.primitives.errors import DeepBrainError
+from deepbrain.scale import Enumeration
 
 
 class PalletError(DeepBrainError):
@@ -29,8 +29,10 @@ class PalletError(DeepBrainError):
         return " ".join((self.__doc__ or type(self).__name__).split())
 
 
-class TokenKind(Enum):
-    """Substrate's `sp_runtime::TokenError`, by its wire index."""
+class TokenError(Enumeration):
+    """Why money could not be moved."""
+
+    __scale_path__ = ("sp_runtime", "TokenError")
 
     FUNDS_UNAVAILABLE = 0
     ONLY_PROVIDER = 1
@@ -47,7 +49,7 @@ class TokenKind(Enum):
 class TokenFailure(DeepBrainError):
     """Money is not there, or may not be moved like this. Wallets know these reasons by heart."""
 
-    def __init__(self, kind: TokenKind) -> None:
+    def __init__(self, kind: TokenError) -> None:
         super().__init__(kind.name.lower().replace("_", " "))  # determinism: allow (for people)
         self.kind = kind
 

@@ -18,7 +18,7 @@ from typing import Annotated, Final
 from deepbrain.frame.account import AccountInfo, HoldReason, with_money
 from deepbrain.frame.calls import call
 from deepbrain.frame.context import Context
-from deepbrain.frame.errors import PalletError, TokenFailure, TokenKind, ensure
+from deepbrain.frame.errors import PalletError, TokenError, TokenFailure, ensure
 from deepbrain.frame.origin import Signed
 from deepbrain.frame.pallet import Constant, Event, Pallet
 from deepbrain.frame.storage import Counter, Map
@@ -227,7 +227,7 @@ class Balances(Pallet, index=4):
         info = self.accounts.account_of(who)
         free = _taken(info.data.free, value)
         if keep_alive and info.data.total() - value < self.existential_deposit:
-            raise TokenFailure(TokenKind.NOT_EXPENDABLE)
+            raise TokenFailure(TokenError.NOT_EXPENDABLE)
         self._settle(who, info, free, info.data.reserved)
 
     def _deposit(self, who: AccountId, value: Balance) -> None:
@@ -246,7 +246,7 @@ class Balances(Pallet, index=4):
     def _ensure_receives(self, dest: AccountId, value: Balance) -> None:
         """Raises: TokenFailure: with so little, the account would be dust."""
         if self.accounts.account_of(dest).data.total() + value < self.existential_deposit:
-            raise TokenFailure(TokenKind.BELOW_MINIMUM)
+            raise TokenFailure(TokenError.BELOW_MINIMUM)
 
     def _take_held(
         self, who: AccountId, reason: HoldReason, amount: Balance, *, to_free: Balance
@@ -290,5 +290,5 @@ class Balances(Pallet, index=4):
 def _taken(free: Balance, amount: Balance) -> Balance:
     """What is left of `free`. Raises: TokenFailure: it is not there."""
     if amount > free:
-        raise TokenFailure(TokenKind.FUNDS_UNAVAILABLE)
+        raise TokenFailure(TokenError.FUNDS_UNAVAILABLE)
     return free - amount

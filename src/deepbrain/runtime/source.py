@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0xf1ba4a78082443eaebcd56b8b9d24f32b6e8f76f11e98cd0c8380767e114b5c8")
+SOURCE: Final = Hash.from_hex("0xadf9261669a4eff76f2ca6e16dce761d0313a317bf4ed7dfec6ce125966ce937")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

@@ -1,9 +1,18 @@
 """Networks that the tests share, one a variant; a test that breaks its network makes its own."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
-from tests.e2e.network import AS_PROCESS, AS_ROOT, AS_USER, Network, Variant, network, require
+from tests.e2e.network import (
+    AS_PROCESS,
+    AS_ROOT,
+    AS_USER,
+    RUNNING,
+    Network,
+    Variant,
+    network,
+    require,
+)
 
 
 def _serving(variant: Variant, providers: int) -> Iterator[Network]:
@@ -46,3 +55,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
             if not any(item.iter_markers("timeout")):
                 item.add_marker(pytest.mark.timeout(120))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With a failed test, what the networks said: where CI failed, nobody can look later."""
+    report = yield
+    if report.failed and item.path.parent.name == "e2e":
+        for net in RUNNING:
+            report.sections.append((f"logs of the network {net.variant.name}", net.logs()))
+    return report

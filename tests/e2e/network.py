@@ -254,6 +254,10 @@ class Network:
         return self.expect("bill", str(order), "--json").json()
 
 
+RUNNING: list[Network] = []
+"""The networks that are up now, for the report of a test that fails."""
+
+
 @contextlib.contextmanager
 def network(variant: Variant, providers: int = 1, *more: str) -> Iterator[Network]:
     """A network that serves; afterwards it is down, and nothing is left of it."""
@@ -263,11 +267,14 @@ def network(variant: Variant, providers: int = 1, *more: str) -> Iterator[Networ
     net.hand_over(base)
     try:
         net.up(*more)
+        RUNNING.append(net)
         yield net
     except BaseException:
         sys.stderr.write(net.logs())
         raise
     finally:
+        if net in RUNNING:
+            RUNNING.remove(net)
         net.leftovers.note_tenants(net.place)
         done = net.down()
         left = net.leftovers.found(patience=5.0)

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import termios
 import time
+from typing import Self
 
 from tests.e2e.network import Network
 
@@ -55,12 +56,16 @@ class Terminal:
         deadline = time.monotonic() + seconds
         while self._read(deadline - time.monotonic()):
             pass
-        try:
-            return self.process.wait(max(deadline - time.monotonic(), 1))
-        finally:
-            self.close()
+        return self.process.wait(max(deadline - time.monotonic(), 1))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
+        """End what still runs. Idempotent."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()

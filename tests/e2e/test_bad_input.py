@@ -92,8 +92,7 @@ def test_without_a_terminal_nobody_agrees(as_root: Network) -> None:
 
 
 def test_who_says_no_pays_nothing(as_root: Network) -> None:
-    with nothing_placed(as_root):
-        terminal = Terminal(as_root, "run", *QUICK, *HELLO)
+    with nothing_placed(as_root), Terminal(as_root, "run", *QUICK, *HELLO) as terminal:
         terminal.expect("pay from")
         terminal.send("n\n")
         assert terminal.wait() == 125
@@ -102,8 +101,8 @@ def test_who_says_no_pays_nothing(as_root: Network) -> None:
 
 def test_an_offer_that_changes_while_one_thinks_is_not_taken(as_root: Network) -> None:
     machine = as_root.offers()[0]["machine"]
-    with nothing_placed(as_root):
-        terminal = Terminal(as_root, "run", *QUICK, "--machine", machine[:12], *HELLO)
+    asked = ("run", *QUICK, "--machine", machine[:12], *HELLO)
+    with nothing_placed(as_root), Terminal(as_root, *asked) as terminal:
         terminal.expect("pay from")
         asyncio.run(_set_price(as_root.url, machine, 30_000))
         terminal.send("y\n")

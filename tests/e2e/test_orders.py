@@ -1,5 +1,6 @@
 """Everything a renter does with an order besides waiting for it."""
 
+import contextlib
 import os
 import signal
 import time
@@ -72,19 +73,19 @@ def test_extend_gives_time(as_root: Network, resting: str) -> None:
 def test_a_shell_has_a_real_terminal(mode: str, request: pytest.FixtureRequest) -> None:
     net: Network = request.getfixturevalue(mode)
     order = request.getfixturevalue("resting" if mode == "as_root" else "resting_rootless")
-    shell = Terminal(net, "exec", "-it", order, "sh", columns=91, rows=27)
-    shell.send("echo $((6*7))-ready\n")
-    shell.expect("42-ready")
-    shell.send("stty size; test -t 0 && test -t 1 && echo is-a-'tty'\n")
-    shell.expect("27 91")
-    shell.expect("is-a-tty")
-    shell.send("sleep 100\n")
-    time.sleep(0.5)
-    shell.send("\x03")  # Ctrl-C is the command's there, not ours here
-    shell.send("echo still-'here'\n")
-    shell.expect("still-here")
-    shell.send("exit 5\n")
-    assert shell.wait() == 5
+    with Terminal(net, "exec", "-it", order, "sh", columns=91, rows=27) as shell:
+        shell.send("echo $((6*7))-ready\n")
+        shell.expect("42-ready")
+        shell.send("stty size; test -t 0 && test -t 1 && echo is-a-'tty'\n")
+        shell.expect("27 91")
+        shell.expect("is-a-tty")
+        shell.send("sleep 100\n")
+        time.sleep(0.5)
+        shell.send("\x03")  # Ctrl-C is the command's there, not ours here
+        shell.send("echo still-'here'\n")
+        shell.expect("still-here")
+        shell.send("exit 5\n")
+        assert shell.wait() == 5
 
 
 def test_exec_passes_streams_and_the_code(net: Network, request: pytest.FixtureRequest) -> None:
@@ -167,25 +168,26 @@ def test_signals_without_a_terminal(as_root: Network, number: int, state: str) -
     as_root.expect("stop", str(order))
 
 
-def _running_on_a_terminal(net: Network) -> Terminal:
-    terminal = Terminal(net, "run", "--for", "5m", "--no-workspace", "--", "python3", "-c",
-                        "import time; print('u'+'p', flush=True); time.sleep(600)")  # fmt: skip
-    terminal.expect("pay from")
-    terminal.send("y\n")
-    terminal.expect("up\r\n")
-    return terminal
+@contextlib.contextmanager
+def _running_on_a_terminal(net: Network) -> Iterator[Terminal]:
+    job = "import time; print('u'+'p', flush=True); time.sleep(600)"
+    with Terminal(net, "run", "--for", "5m", "--no-workspace", "--", "python3", "-c", job) as shown:
+        shown.expect("pay from")
+        shown.send("y\n")
+        shown.expect("up\r\n")
+        yield shown
 
 
 def test_ctrl_c_asks_and_d_detaches(as_root: Network) -> None:
-    terminal = _running_on_a_terminal(as_root)
-    terminal.send("\x03")
-    terminal.expect("[d]etach")
-    terminal.send("\n")  # go on
-    time.sleep(0.3)
-    terminal.send("\x03")
-    terminal.expect("[d]etach")
-    terminal.send("d\n")
-    assert terminal.wait() == 0
+    with _running_on_a_terminal(as_root) as terminal:
+        terminal.send("\x03")
+        terminal.expect("[d]etach")
+        terminal.send("\n")  # go on
+        time.sleep(0.3)
+        terminal.send("\x03")
+        terminal.expect("[d]etach")
+        terminal.send("d\n")
+        assert terminal.wait() == 0
     order = as_root.expect("ps", "--json").json()[-1]["order"]
     assert as_root.bill(order)["state"] == "running"
     as_root.expect("stop", str(order))
@@ -193,12 +195,12 @@ def test_ctrl_c_asks_and_d_detaches(as_root: Network) -> None:
 
 @pytest.mark.parametrize("answer", ["\x03", "s\n"])
 def test_a_second_ctrl_c_stops_and_so_does_s(as_root: Network, answer: str) -> None:
-    terminal = _running_on_a_terminal(as_root)
-    terminal.send("\x03")
-    terminal.expect("[s]top")
-    terminal.send(answer)
-    assert terminal.wait(50) == 128 + signal.SIGTERM, terminal.seen
-    assert "was stopped" in terminal.seen
+    with _running_on_a_terminal(as_root) as terminal:
+        terminal.send("\x03")
+        terminal.expect("[s]top")
+        terminal.send(answer)
+        assert terminal.wait(50) == 128 + signal.SIGTERM, terminal.seen
+        assert "was stopped" in terminal.seen
     assert_settled(as_root.bill(as_root.orders()[-1]["order"]))
 
 

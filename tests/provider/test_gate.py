@@ -30,10 +30,12 @@ from deepbrain.net.messages import (
     PutBlob,
     Scope,
     Stage,
+    State,
     Status,
 )
 from deepbrain.net.messages import Have as HaveReply
 from deepbrain.net.session import greet
+from deepbrain.net.stream import Stream
 from deepbrain.primitives.ids import Hash, MachineId, OrderId
 from deepbrain.primitives.units import U8, U64, BlockNumber
 from deepbrain.provider import gate as gate_module
@@ -167,6 +169,30 @@ async def test_the_unproven_get_little(kind, tmp_path, monkeypatch):
         assert await visit(request_bytes(Hello()) * 2) < 0.5
         assert await visit(b"\x10", streams=2) < 0.5
         await home.session(1)
+
+
+@both
+async def test_whoever_is_granted_may_ask_at_once(kind, tmp_path, monkeypatch):
+    """The next stream may arrive before the machine has ended the one that it granted on."""
+    close = Stream.close
+
+    async def late(stream: Stream) -> None:
+        await asyncio.sleep(0.2)
+        await close(stream)
+
+    monkeypatch.setattr(Stream, "close", late)
+    async with house(kind, tmp_path) as home:
+        home.place(1, manifest_of("sleep", "5"))
+        renter = await home.net.bind()
+        connection = await renter.dial(home.machine, home.agent.endpoint.addresses)
+        first = await connection.open()
+        await first.write(request_bytes(Hello()))
+        await first.write(request_bytes(home.grant(1).proven(renter.key, ALICE)))
+        await expect_reply(first, Greeting)
+        await expect_reply(first, Granted)
+        second = await connection.open()
+        await second.write(request_bytes(Status(follow=False)))
+        await expect_reply(second, State)
 
 
 async def test_no_more_than_64_unproven_at_once(tmp_path, monkeypatch):

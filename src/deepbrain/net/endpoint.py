@@ -5,6 +5,7 @@ default preset of iroh would do thousands of DNS lookups a minute; see ADR-0030.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, Self, TypeVar
 
@@ -17,6 +18,14 @@ from deepbrain.net.stream import Stream
 from deepbrain.net.transport import ALPN, CLOSED_CLEANLY, DIAL_SECONDS, TransportKey
 
 T = TypeVar("T")
+
+_ENDINGS: Final = (
+    ("ApplicationClosed", "the other side closed it"),
+    ("LocallyClosed", "it was closed here"),
+    ("TimedOut", "nothing came for too long"),
+)
+_SAID: Final = re.compile(r'reason: b"([ -~]{1,80})"')
+"""The other side's own reason: a stranger's bytes, so only printable ones."""
 
 fastsend.apply()
 
@@ -197,7 +206,14 @@ async def _net(pending: Awaitable[T]) -> T:
 
 
 def _short(text: str) -> str:
-    return text.splitlines()[0][:120] if text else "no reason given"
+    """Why a connection ended, in words where the library's text is a known one."""
+    if not text:
+        return "no reason given"
+    for sign, words in _ENDINGS:
+        if sign in text:
+            said = _SAID.search(text)
+            return f"{words}: {said[1]}" if said else words
+    return text.splitlines()[0][:120]
 
 
 def _ip_and_port(address: Any) -> str:

@@ -55,7 +55,7 @@ class Admission:
     greeting: Callable[[], Awaitable[Greeting]]
 
     async def admit(self, connection: Connection) -> Visit:
-        """Greet a visitor and check its proof. The caller bounds the time and answers (`grant`).
+        """Greet a visitor, check its proof and say that it is accepted. The caller bounds the time.
 
         Raises: Turned: refused, with the stream to say so; NetError: it broke a rule or went away.
         """
@@ -66,7 +66,10 @@ class Admission:
             await asyncio.wait((more, check), return_when=asyncio.FIRST_COMPLETED)
             if not check.done():
                 raise MalformedMessage("one stream is all there is before the proof")
-            return Visit(connection, check.result(), more)
+            proof = check.result()
+            # Only now: as soon as the visitor reads this it may open streams, before we have ended ours.
+            await _grant(stream, proof)
+            return Visit(connection, proof, more)
         except BaseException:
             more.cancel()
             check.cancel()
@@ -85,9 +88,6 @@ class Admission:
             await self._check(connection, access)
         except Refused as refusal:
             raise Turned(refusal, stream) from None
-        # From here on the visitor may open streams; so this is the last thing done.
-        await stream.write(reply_bytes(granted(access.proof)))
-        await stream.close()
         return access.proof
 
     async def _check(self, connection: Connection, access: Access) -> None:
@@ -124,8 +124,9 @@ class Turned(NetError):
         self.stream = stream
 
 
-def granted(proof: AccessProof) -> Granted:
-    return Granted(scopes=proof.scopes, last_block=proof.last_block)
+async def _grant(stream: Stream, proof: AccessProof) -> None:
+    await stream.write(reply_bytes(Granted(scopes=proof.scopes, last_block=proof.last_block)))
+    await stream.close()
 
 
 async def refuse(stream: Stream, refusal: Refused) -> None:

@@ -41,6 +41,7 @@ def test_every_command_explains_itself(dbc) -> None:  # type: ignore[no-untyped-
         outcome = dbc(name, "--help")
         assert outcome.code == 0
         assert outcome.out.startswith("Usage: dbc")
+        assert "\\b" not in outcome.out, "the mark that keeps lines is one character"
 
 
 @pytest.mark.parametrize(

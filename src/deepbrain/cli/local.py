@@ -8,7 +8,6 @@ that dies is started again; what a killed supervisor left running is ended befor
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.home import home, private_directory, read_json, write_json
-from deepbrain.cli.supervise import Child, Program, Trace, end, last_line
+from deepbrain.cli.home import home, private_directory, read_json
+from deepbrain.cli.supervise import Child, Post, Program, last_line
 
 DEFAULT_PORT: Final = 9944
 OTHER_PORTS: Final = 1000
@@ -39,10 +38,6 @@ class Place:
         return cls(path.absolute() if path is not None else home() / "network")
 
     @property
-    def lock(self) -> Path:
-        return self.path / "lock"
-
-    @property
     def record(self) -> Path:
         return self.path / "ready.json"
 
@@ -53,18 +48,13 @@ class Place:
     def provider(self, number: int) -> Path:
         return self.path / f"provider-{number}"
 
+    @property
+    def post(self) -> Post:
+        return Post(self.path)
+
     def supervisor(self) -> int | None:
-        """The process that holds the lock; `None` when nobody does."""
-        try:
-            with self.lock.open("r") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    text = file.read().strip()
-                    return int(text) if text.isdigit() else 0
-        except FileNotFoundError:
-            pass
-        return None
+        """The process that supervises it; `None` when nobody does."""
+        return self.post.holder()
 
     def ready(self) -> dict[str, Any] | None:
         """What is running, once all of it serves; `None` before, and when nothing runs."""
@@ -75,23 +65,15 @@ class Place:
 def supervising(place: Place) -> Iterator[None]:
     """Be the only supervisor of `place`. Raises: UserError: there is one already."""
     private_directory(place.path)
-    with place.lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"a network runs in {place.path} already; see `dbc network status`, "
-                "or stop it with `dbc network down`"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        _end_leftovers(place)
+    otherwise = (
+        f"a network runs in {place.path} already; see `dbc network status`, "
+        "or stop it with `dbc network down`"
+    )
+    with place.post.held(otherwise):
         try:
             yield
         finally:
             place.record.unlink(missing_ok=True)
-            file.truncate(0)
 
 
 @dataclass(slots=True)
@@ -134,16 +116,7 @@ class Network:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _remember(self) -> None:
-        traces = [Trace.of(child.pid) for child in self.children if child.pid is not None]
-        write_json(
-            self.place.path / "children.json",
-            {"children": [[trace.pid, trace.started] for trace in traces if trace is not None]},
-        )
-
-
-def _end_leftovers(place: Place) -> None:
-    remembered = read_json(place.path / "children.json") or {}
-    end([Trace(pid, started) for pid, started in reversed(remembered.get("children", []))])
+        self.place.post.remember(self.children)
 
 
 def node_program(place: Place, port: int) -> Program:
@@ -225,7 +198,7 @@ async def bring_down(place: Place, report: Callable[[str], None]) -> bool:
     """End the supervisor and everything of it; whether there was one. Raises: UserError."""
     pid = place.supervisor()
     if pid is None:
-        _end_leftovers(place)
+        place.post.end_leftovers()
         return False
     if pid == 0:
         raise UserError(f"the network in {place.path} is just starting or ending; try again")

@@ -99,7 +99,7 @@ class Panels(click.Group):
 )
 @click.pass_context
 def dbc(ctx: click.Context, node: str | None, key: str | None) -> None:
-    r"""Rent GPUs by the second, or rent out your own.
+    """Rent GPUs by the second, or rent out your own.
 
     \b
     dbc network up --detach             a whole network on this machine

@@ -143,7 +143,7 @@ def mode_name(isolation: Isolation) -> str:
 @click.option("--all", "show_all", is_flag=True, help="Also what is paused or taken.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; prices in µUSD.")
 def gpus(gpu: str | None, show_all: bool, as_json: bool) -> None:
-    r"""List what is offered, cheapest first.
+    """List what is offered, cheapest first.
 
     A machine has equal units, one GPU (or, without GPUs, one core) with its share of cores, memory
     and disk. The price is per unit and hour.

@@ -71,7 +71,7 @@ def up(
     providers: int, directory: Path | None, mode: str, rpc_port: int | None, image: Path | None,
     away: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    r"""Start a node and providers, and wait until they can be rented.
+    """Start a node and providers, and wait until they can be rented.
 
     What dies is started again. Without --detach, Ctrl-C stops everything.
 

@@ -152,7 +152,7 @@ def stop(order: OrderId) -> None:
 @click.argument("more", type=quantity.SPAN)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def extend(order: OrderId, more: Seconds, yes: bool) -> None:
-    r"""Give an order more time, at today's price.
+    """Give an order more time, at today's price.
 
     What was bought before keeps its price.
 

@@ -71,7 +71,7 @@ def join(
     price: MicroUsd, port: int, addresses: tuple[str, ...], stash: str | None, mode: str,
     image: Path | None, data: Path | None, yes: bool,
 ) -> None:  # fmt: skip
-    r"""Offer this machine: bond, list, serve.
+    """Offer this machine: bond, list, serve.
 
     Runs until Ctrl-C; running it again brings price and addresses up to date and serves on. Jobs of
     renters survive a restart. As root, strangers are isolated by gVisor; otherwise the machine takes
@@ -82,10 +82,15 @@ def join(
     dbc --wallet main join --price 0.02
     dbc --wallet main join --price 0.02 --address 203.0.113.7 --stash savings
     """
+    from deepbrain.cli.supervise import Post
+
     choices = Choices.current()
     chosen = choices.chosen()
     place = _place(data)
-    block_on(_join(choices, chosen, stash, place, price, port, addresses, mode, image, yes=yes))
+    place.make()
+    otherwise = f"another `dbc join` serves from {place.sandbox}; end it with Ctrl-C first"
+    with Post(place.sandbox).held(otherwise):
+        block_on(_join(choices, chosen, stash, place, price, port, addresses, mode, image, yes=yes))
 
 
 @click.command()
@@ -106,18 +111,24 @@ def pause(off: bool, data: Path | None, machine: str | None) -> None:
 @click.command()
 @_DATA
 @_MACHINE
+@click.option("--clear", is_flag=True, help="Also remove what is kept of its last orders.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def leave(data: Path | None, machine: str | None, yes: bool) -> None:
+def leave(data: Path | None, machine: str | None, clear: bool, yes: bool) -> None:
     """Withdraw this machine and get its bond back.
 
-    Only while nothing runs on it: `dbc pause`, and wait.
+    Only while nothing runs on it: `dbc pause`, and wait. What is kept of the last orders, so that
+    their renters can fetch it, stays in the machine's directory; --clear removes it.
     """
     choices = Choices.current()
     chosen = choices.chosen()
     if not yes:
         click.confirm("dbc: withdraw the machine from the network?", abort=True, err=True)
+    if clear and machine is not None:
+        raise UserError("--clear is for the machine of this directory; leave --machine away")
     found, bond = block_on(_leave(choices, chosen, data, machine))
     say(f"machine {found.hex()[:12]} has left; {quantity.dbc(bond)} of bond are back")
+    if clear:
+        block_on(_clear(_place(data)))
 
 
 def _place(data: Path | None) -> "Place":
@@ -235,7 +246,7 @@ async def _serve(
     from dataclasses import replace
 
     from deepbrain.cli.machine import agent_program, passphrase_file, wait_served
-    from deepbrain.cli.supervise import Child
+    from deepbrain.cli.supervise import Child, Post
     from deepbrain.net.transport import TransportKey
     from deepbrain.provider.identity import save_config
     from deepbrain.provider.inventory import check_reach
@@ -248,7 +259,8 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     with passphrase_file(password) as environment:
-        child = Child(replace(program, env={**program.env, **environment}), lambda: None)
+        program = replace(program, env={**program.env, **environment})
+        child = Child(program, lambda: Post(place.sandbox).remember([child]))
         keeping = asyncio.create_task(child.keep())
         stopped = asyncio.create_task(stopping.wait())
         try:
@@ -269,6 +281,13 @@ async def _serve(
                 task.cancel()
             await asyncio.gather(served, keeping, stopped, return_exceptions=True)
     say("stopped serving; the machine stays listed: `dbc pause` or `dbc leave` take it off")
+
+
+async def _clear(place: "Place") -> None:
+    from deepbrain.cli import machine
+
+    await machine.clear(place)
+    say(f"nothing of its orders is left in {place.sandbox}")
 
 
 async def _which(client: "Client", data: Path | None, machine: str | None) -> MachineId:

@@ -90,7 +90,7 @@ def run(
     max_price: MicroUsd | None, image: str | None, env: tuple[str, ...], out: tuple[str, ...],
     into: Path, workspace: Path, no_workspace: bool, start_within: Seconds, detach: bool, yes: bool,
 ) -> int:  # fmt: skip
-    r"""Rent a machine and run a command on it.
+    """Rent a machine and run a command on it.
 
     The current directory is sent along (.gitignore and .dbcignore are honoured; .git, .env*, .ssh
     and .venv never leave), output is streamed, new files come back into dbc-out/<order>/. Without a

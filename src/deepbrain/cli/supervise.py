@@ -1,4 +1,4 @@
-"""Child processes that are kept running, and ended in order.
+"""Child processes that are kept running, and ended in order, also by whoever comes after us.
 
 Errors: a child that ends is started again after 0.5, 1, 2 … 10 s; one that ends by itself
 `MAX_QUICK_ENDS` times within `QUICK_SECONDS` each stops the whole, with the last line it wrote. One
@@ -7,15 +7,17 @@ that was killed has not failed: it is started again as often as that happens.
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
 from deepbrain.cli.failure import UserError
+from deepbrain.cli.home import read_json, write_json
 
 MAX_QUICK_ENDS: Final = 4
 QUICK_SECONDS: Final = 10.0
@@ -162,3 +164,64 @@ def end(traces: Sequence[Trace], seconds: float = STOP_SECONDS) -> None:
                     os.kill(trace.pid, number)
         while any(trace.alive for trace in traces) and time.monotonic() < deadline:
             time.sleep(0.05)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A directory with at most one supervisor, and what the last one would leave if it were killed."""
+
+    path: Path
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def _children(self) -> Path:
+        return self.path / "children.json"
+
+    def holder(self) -> int | None:
+        """The process that holds it, 0 while it is just starting or ending; `None`: nobody does."""
+        try:
+            with self._lock.open("r") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    text = file.read().strip()
+                    return int(text) if text.isdigit() else 0
+        except FileNotFoundError:
+            pass
+        return None
+
+    @contextlib.contextmanager
+    def held(self, otherwise: str) -> Iterator[None]:
+        """Hold it, having ended what a killed supervisor left.
+
+        Raises: UserError: somebody else does; the text is `otherwise`.
+        """
+        with self._lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(otherwise) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            self.end_leftovers()
+            try:
+                yield
+            finally:
+                file.truncate(0)
+
+    def remember(self, children: Iterable[Child]) -> None:
+        """Write down which processes are ours now."""
+        traces = [Trace.of(child.pid) for child in children if child.pid is not None]
+        write_json(
+            self._children,
+            {"children": [[trace.pid, trace.started] for trace in traces if trace is not None]},
+        )
+
+    def end_leftovers(self) -> None:
+        """End the children of a supervisor that was killed."""
+        remembered = read_json(self._children) or {}
+        end([Trace(pid, started) for pid, started in reversed(remembered.get("children", []))])

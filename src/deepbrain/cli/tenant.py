@@ -33,7 +33,7 @@ def exec_(
     interactive: bool, tty: bool, env: tuple[str, ...], workdir: str, order: OrderId,
     argv: tuple[str, ...],
 ) -> int:  # fmt: skip
-    r"""Run one more command in a running order.
+    """Run one more command in a running order.
 
     \b
     dbc exec 7 nvidia-smi
@@ -52,7 +52,7 @@ def exec_(
 @click.argument("source")
 @click.argument("target")
 def cp(source: str, target: str) -> None:
-    r"""Copy files to or from a running or ended order.
+    """Copy files to or from a running or ended order.
 
     One side is ORDER:PATH, with PATH relative to /workspace. Nothing here is ever written over.
 

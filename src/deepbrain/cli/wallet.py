@@ -55,7 +55,7 @@ def new(name: str, words: str) -> None:
     help="Read the phrase from here (such as /dev/stdin) instead of asking.",
 )
 def import_(name: str, file: Path | None, phrase_file: Path | None) -> None:
-    r"""Keep a key that was made elsewhere.
+    """Keep a key that was made elsewhere.
 
     \b
     dbc wallet import main exported.json     a wallet's key file; its password is asked for

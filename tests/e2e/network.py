@@ -237,6 +237,9 @@ class Network:
         found = sorted((self.place / "logs").glob("*.log"))
         return "\n".join(f"--- {path.name}\n{path.read_text()[-6000:]}" for path in found)
 
+    def node_log(self) -> str:
+        return (self.place / "logs" / "node.log").read_text()
+
     def refusals(self) -> str:
         """Why a stronger isolation is not used, as the agents' logs have it."""
         lines = [line for line in self.logs().splitlines() if "is not used" in line]

@@ -270,6 +270,7 @@ def test_garbage_on_every_port_changes_nothing(as_root: Network) -> None:
     rpc = int(as_root.url.rpartition(":")[2])
     half = b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"method"'
     tls = b"\x16\x03\x01" + os.urandom(300)
+    said = len(as_root.node_log())
     junk = [bytes(4096), os.urandom(65536), b"GET / HTTP/1.1\r\n\r\n", half, tls]
     for data in junk * 3:
         with socket.create_connection(("127.0.0.1", rpc), 5) as connection:
@@ -279,6 +280,7 @@ def test_garbage_on_every_port_changes_nothing(as_root: Network) -> None:
                 connection.recv(4096)
             except OSError:
                 continue
+    assert len(as_root.node_log()) == said, "strangers do not write our log"
     ports = [
         int(address.rpartition(":")[2])
         for entry in as_root.record()["machines"]

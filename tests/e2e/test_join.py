@@ -31,14 +31,15 @@ class Joining:
         assert process.poll() is None, self.said.read_text()
         return process
 
-    def run(self) -> None:
-        """An order on it."""
+    def run(self) -> str:
+        """An order on it; the machine's id."""
         machine = self.net.expect("gpus", "--json").json()[0]
         assert machine["addresses"][0].endswith(":4177"), "the cheapest machine is this one"
         done = self.net.expect("run", "-y", "--for", "30s", "--no-workspace", "--machine",
                                machine["machine"][:12], "--", "echo", "joined")  # fmt: skip
         assert done.out == "joined\n"
         assert_settled(self.net.orders()[-1])
+        return str(machine["machine"])
 
 
 def test_a_machine_joins_is_rented_killed_joined_again_and_leaves(as_root: Network) -> None:
@@ -48,7 +49,7 @@ def test_a_machine_joins_is_rented_killed_joined_again_and_leaves(as_root: Netwo
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     again = joining.start()
-    joining.run()
+    machine = joining.run()
     refused = as_root.dbc(*OWNER, "join", "-y", "--price", "0.01", "--data", str(joining.data))
     assert refused.code == 1
     assert "another `dbc join` serves" in refused.sentence
@@ -57,5 +58,5 @@ def test_a_machine_joins_is_rented_killed_joined_again_and_leaves(as_root: Netwo
     left = as_root.expect(*OWNER, "leave", "-y", "--clear", "--data", str(joining.data))
     assert "has left" in left.err
     assert not any((joining.data / "tenants").iterdir()), "nothing of the orders is kept"
-    assert len(as_root.offers()) == as_root.providers
+    assert machine not in {offer["machine"] for offer in as_root.offers()}
     assert_conserved(as_root)

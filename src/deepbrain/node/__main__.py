@@ -7,6 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 from deepbrain.node.errors import NodeError
 from deepbrain.node.node import Node, NodeConfig, load_spec, run_until
 from deepbrain.node.rpc.server import Bind
@@ -20,12 +22,19 @@ def main() -> int:
     logging.basicConfig(
         level=options.log.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     try:
         asyncio.run(_run(options))
     except (NodeError, StoreError, InvalidKey) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether an error is of our making: what strangers send that is no HTTP must not fill the log."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """A whole network of real processes, as a person starts it, and what must be left of it: nothing."""
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -24,6 +25,9 @@ UID = 51_742
 """An ordinary user for the tests that must not be root: nobody has this number."""
 
 UNIT_MEMORY = 384 << 20
+
+CLONE_NEWUSER = 0x10000000
+PR_SET_DUMPABLE = 4
 
 Popen = subprocess.Popen[str]
 
@@ -54,7 +58,8 @@ class Variant:
 
     mode: str
     uid: int
-    env: Mapping[str, str] = field(default_factory=dict)
+    without_namespaces: bool = False
+    """Whether user namespaces are switched off for everything that runs here."""
 
     @property
     def name(self) -> str:
@@ -62,14 +67,34 @@ class Variant:
 
     def enter(self) -> Callable[[], None] | None:
         """What makes a child this user; it may not be able to enter the way to our interpreter."""
-        if self.uid == os.geteuid():
-            return None
-        return confined(self.uid, self.uid, (*program_trees(), ROOT))
+        become = None
+        if self.uid != os.geteuid():
+            become = confined(self.uid, self.uid, (*program_trees(), ROOT))
+        if not self.without_namespaces:
+            return become
+
+        def enter() -> None:
+            if become is not None:
+                become()
+            forbid_user_namespaces(self.uid)
+
+        return enter
+
+
+def forbid_user_namespaces(uid: int) -> None:
+    """Enter a user namespace that allows none below it: a host that has them switched off."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) or libc.unshare(CLONE_NEWUSER):
+        raise OSError(ctypes.get_errno(), "no user namespace")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/sys/user/max_user_namespaces").write_text("0")
 
 
 AS_ROOT = Variant("gvisor", 0)
 AS_USER = Variant("gvisor-own", UID if os.geteuid() == 0 else os.geteuid())
-AS_PROCESS = Variant("process", AS_USER.uid, {"DBC_FORCE_MODE": "process"})
+AS_PROCESS = Variant("process", AS_USER.uid, without_namespaces=True)
 
 
 @dataclass(slots=True)
@@ -90,7 +115,7 @@ class Network:
     def env(self) -> dict[str, str]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith("DBC_")}
         ours |= {"DBC_HOME": str(self.base / "home"), "HOME": str(self.base)}
-        return ours | {"PYTHONDONTWRITEBYTECODE": "1"} | dict(self.variant.env)
+        return ours | {"PYTHONDONTWRITEBYTECODE": "1"}
 
     def command(self, *args: str) -> list[str]:
         return [*DBC, *args]

@@ -41,6 +41,15 @@ class Watched:
         return code
 
 
+def test_a_weaker_isolation_is_explained_in_one_line(as_process: Network, as_user: Network) -> None:
+    notes = as_process.status()["notes"]
+    assert [
+        note for note in notes if "gvisor-own is not used: user namespaces are switched" in note
+    ]
+    assert len(as_user.status()["notes"]) == 1
+    assert "gvisor is not used" in as_user.status()["notes"][0]
+
+
 def test_a_numpy_job_runs_live_and_settles_to_the_planck(net: Network) -> None:
     workspace = net.workspace("train", {"train.py": jobs.TRAIN, "sub/data.txt": "data\n"})
     run = Watched(

@@ -137,6 +137,8 @@ def _show(record: dict[str, Any], *, as_json: bool) -> None:
         return
     say(f"the network runs: node {record['node']}, logs in {record['dir']}/logs")
     say(f"rent with {record['renter']} (used by itself); stop with `dbc network down`")
+    for note in record["notes"]:
+        say(note)
     rows = [
         (machine["machine"][:12], machine["isolation"], ", ".join(machine["addresses"]))
         for machine in record["machines"]
@@ -189,8 +191,6 @@ async def _bring_up(
     url = f"ws://127.0.0.1:{port}"
     places = [machine.Place(place.provider(number)) for number in range(1, providers + 1)]
     ready = [await machine.make_ready(each, mode, image) for each in places]
-    for sentence in ready[0].sentences():
-        say(sentence)
     async with await _connect(url) as client:
         # A machine that cannot isolate strangers serves its own people alone: then the renter is one.
         isolated = all(able.mode == "gvisor" for able in ready)
@@ -208,6 +208,7 @@ async def _bring_up(
             "pid": os.getpid(),
             "renter": RENTER,
             "machines": machines,
+            "notes": list(ready[0].sentences()),
         }
     write_json(place.record, record)
     write_json(home() / "network.json", record)

@@ -62,6 +62,18 @@ def find_binary(name: str, variable: str) -> Path | None:
     return None
 
 
+_KNOWN_REASONS: Final = (
+    (
+        "fork/exec /proc/self/exe: no space left on device",
+        "user namespaces are switched off here (sysctl user.max_user_namespaces), or used up",
+    ),
+    (
+        "fork/exec /proc/self/exe: operation not permitted",
+        "ordinary users may make no user namespaces here (kernel.apparmor_restrict_unprivileged_userns)",
+    ),
+)
+
+
 def engine_for(
     mode: Mode, programs: Programs, tool: Path, data: Path, owner: tuple[int, int]
 ) -> Engine:
@@ -112,11 +124,19 @@ def choose_mode(
             engine = engine_for(mode, programs, programs.tool, data, owner)
             kernel = run_canary(mode, engine, data, owner, programs.tool)
         except (SandboxError, OSError) as error:
-            refused.append(Refusal(mode, " ".join(str(error).split())[:300]))
+            refused.append(Refusal(mode, _reason(str(error))))
             continue
         return ModeReport(mode, tuple(refused), kernel), engine
     reasons = "; ".join(f"{refusal.mode.value}: {refusal.reason}" for refusal in refused)
     raise SandboxError(f"this machine can run no tenant ({reasons})")
+
+
+def _reason(text: str) -> str:
+    """Why a mode is refused, as one line; in words where the kernel's are known to mislead."""
+    for sign, words in _KNOWN_REASONS:
+        if sign in text:
+            return words
+    return " ".join(text.split())[:300]
 
 
 def sweep(data: Path, owner: tuple[int, int], runsc: Path | None, tool: Path) -> None:

@@ -54,7 +54,7 @@ def network() -> Iterator[tuple[Path, str]]:
 
 def ordered_first_output() -> float:
     """Seconds from placing an order to the first byte of its output, through `dbc run`."""
-    command = [DBC, "run", "-y", "--for", "1m", "--no-workspace", "--", *JOB]
+    command = [str(DBC), "run", "-y", "--for", "1m", "--no-workspace", "--", *JOB]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if run.stdout is None or run.stderr is None:
         raise RuntimeError("the run's output is not connected")
@@ -87,7 +87,7 @@ def bare_first_output(rootfs: Path, place: Path) -> float:
     }
     (bundle / "config.json").write_text(json.dumps(config))
     rootless = [] if os.geteuid() == 0 else ["--rootless"]
-    command = [runsc, "--root", str(bundle / "state"), *rootless, "--ignore-cgroups"]
+    command = [str(runsc), "--root", str(bundle / "state"), *rootless, "--ignore-cgroups"]
     command += ["--network=none", "run", "--bundle", str(bundle), bundle.name]
     began = time.perf_counter()
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -147,12 +147,12 @@ def measure() -> dict[str, float]:
             "bare_runsc_s": round(statistics.median(bare), 3),
         }
         job = f"head -c {STREAM_BYTES} /dev/zero > big && echo made && sleep 600"
-        command = [DBC, "run", "-y", "--detach", "--for", "15m", "--no-workspace"]
+        command = [str(DBC), "run", "-y", "--detach", "--for", "15m", "--no-workspace"]
         started = subprocess.run(
             [*command, "--", "sh", "-c", job], check=True, capture_output=True, text=True
         )
         order = int(started.stdout)
-        logs = [DBC, "logs", str(order)]
+        logs = [str(DBC), "logs", str(order)]
         while b"made" not in subprocess.run(logs, check=True, capture_output=True).stdout:
             time.sleep(0.3)
         figures |= asyncio.run(on_a_running_order(url, order))

@@ -78,11 +78,8 @@ async def issuance(url: str) -> dict[str, int]:
         total = 0
         async for _, account in at.entries(System.account):
             total += int(account.data.free) + int(account.data.reserved)
-        return {
-            "issued": int(await at.get(Balances.issued)),
-            "burned": int(await at.get(Balances.burned)),
-            "accounts": total,
-        }
+        issued, burned = await at.get(Balances.issued), await at.get(Balances.burned)
+        return {"issued": int(issued), "burned": int(burned), "accounts": total}
 
 
 def final_loss(output: str) -> float:

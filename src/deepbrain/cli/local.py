@@ -9,6 +9,7 @@ that dies is started again; what a killed supervisor left running is ended befor
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -48,6 +49,11 @@ class Place:
     def provider(self, number: int) -> Path:
         return self.path / f"provider-{number}"
 
+    def command(self, action: str) -> str:
+        """`dbc network <action>`, as one has to type it for this network."""
+        elsewhere = self.path != home() / "network"
+        return f"dbc network {action}" + (f" --dir {shlex.quote(str(self.path))}" * elsewhere)
+
     @property
     def post(self) -> Post:
         return Post(self.path)
@@ -66,8 +72,8 @@ def supervising(place: Place) -> Iterator[None]:
     """Be the only supervisor of `place`. Raises: UserError: there is one already."""
     private_directory(place.path)
     otherwise = (
-        f"a network runs in {place.path} already; see `dbc network status`, "
-        "or stop it with `dbc network down`"
+        f"a network runs in {place.path} already; see `{place.command('status')}`, "
+        f"or stop it with `{place.command('down')}`"
     )
     with place.post.held(otherwise):
         try:
@@ -160,7 +166,9 @@ async def detach(place: Place, argv: list[str], seconds: float) -> dict[str, Any
     Raises: UserError: it ended, or is not ready in time (then it is ended).
     """
     if place.supervisor() is not None:
-        raise UserError(f"a network runs in {place.path} already; `dbc network down` stops it")
+        raise UserError(
+            f"a network runs in {place.path} already; `{place.command('down')}` stops it"
+        )
     private_directory(place.log.parent)
     with place.log.open("ab") as log:
         process = await asyncio.create_subprocess_exec(

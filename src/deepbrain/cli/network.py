@@ -136,7 +136,8 @@ def _show(record: dict[str, Any], *, as_json: bool) -> None:
         emit(record)
         return
     say(f"the network runs: node {record['node']}, logs in {record['dir']}/logs")
-    say(f"rent with {record['renter']} (used by itself); stop with `dbc network down`")
+    down_again = Place(Path(record["dir"])).command("down")
+    say(f"rent with {record['renter']} (used by itself); stop with `{down_again}`")
     for note in record["notes"]:
         say(note)
     rows = [

@@ -3,11 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
 from tests.cli.market import ALICE, BOB, INVENTORY, open_market
 
+from deepbrain.cli.failure import UserError
 from deepbrain.cli.keys import named
 from deepbrain.cli.machine import (
     Listing,
+    Owners,
     Place,
     address_record,
     enlist,
@@ -15,7 +18,7 @@ from deepbrain.cli.machine import (
     set_controller,
     while_rented,
 )
-from deepbrain.cli.provide import _stash_of
+from deepbrain.cli.provide import _owners
 from deepbrain.pallets.machines import Isolation, Machines
 from deepbrain.pallets.rent import OrderPlaced, Rent
 from deepbrain.primitives.ids import Hash
@@ -43,7 +46,7 @@ async def test_a_rented_machine_joins_again_though_its_free_disk_has_changed(
     async with open_market(tmp_path) as market:
         client, whole = market.client, INVENTORY.capacity()
         first = listing(place, INVENTORY, 20_000)
-        assert await enlist(client, first, BOB.public, BOB)
+        assert await enlist(client, first, Owners.alone(BOB))
         save_config(
             place.agent,
             AgentConfig(chain=market.url, controller="//Bob", port=4001, capacity=whole),
@@ -57,7 +60,7 @@ async def test_a_rented_machine_joins_again_though_its_free_disk_has_changed(
         fuller = dataclasses.replace(INVENTORY, disk_free_bytes=4 << 30)
         again = listing(place, fuller, 30_000)
         listed, capacity = await while_rented(client, place, again, fuller.capacity())
-        assert not await enlist(client, listed, BOB.public, BOB)
+        assert not await enlist(client, listed, Owners.alone(BOB))
         found = await client.at().get(Machines.machines, first.id)
         assert found is not None
         assert (found.price, found.hardware, capacity) == (30_000, first.hardware, whole)
@@ -72,8 +75,39 @@ async def test_the_stash_agrees_once_and_its_key_is_not_asked_for_again(tmp_path
         raise AssertionError("the stash's key is at home")
 
     async with open_market(tmp_path) as market:
-        assert await _stash_of(market.client, None, BOB) == BOB.public
-        assert await _stash_of(market.client, named("//Alice"), BOB) == ALICE.public
-        await set_controller(market.client, ALICE.public, lambda: ALICE, BOB)
-        assert await _stash_of(market.client, None, BOB) == ALICE.public
-        await set_controller(market.client, ALICE.public, absent, BOB)
+        client = market.client
+        assert (await _owners(client, None, BOB)).stash == BOB.public
+        assert (await _owners(client, named("//Alice"), BOB)).stash == ALICE.public
+        await set_controller(client, Owners(BOB, ALICE.public, lambda: ALICE))
+        remembered = await _owners(client, None, BOB)
+        assert (remembered.stash, remembered.unlock) == (ALICE.public, None)
+        await set_controller(client, Owners(BOB, ALICE.public, absent))
+
+
+async def test_without_the_stash_a_machine_serves_on_but_offers_no_more(tmp_path: Path) -> None:
+    place = Place(tmp_path / "machine")
+    place.make()
+    async with open_market(tmp_path) as market:
+        client = market.client
+        first = listing(place, INVENTORY, 20_000)
+        with pytest.raises(UserError, match="only the stash may bond"):
+            await enlist(client, first, Owners(BOB, ALICE.public, None))
+        whole = Owners(BOB, ALICE.public, lambda: ALICE)
+        await set_controller(client, whole)
+        assert await enlist(client, first, whole)
+
+        daily = await _owners(client, None, BOB)
+        dearer = dataclasses.replace(first, price=MicroUsd(30_000))
+        with pytest.raises(UserError, match="only the stash may change the price"):
+            await enlist(client, dearer, daily)
+
+        async def declared(disk: int) -> int:
+            inventory = dataclasses.replace(INVENTORY, disk_free_bytes=disk)
+            assert not await enlist(client, listing(place, inventory, 20_000), daily)
+            found = await client.at().get(Machines.machines, first.id)
+            assert found is not None
+            return int(found.hardware.disk_mib)
+
+        less = await declared(4 << 30)
+        assert less < first.hardware.disk_mib, "the disk is fuller, and the offer says so"
+        assert await declared(INVENTORY.disk_free_bytes) == less, "more takes the stash"

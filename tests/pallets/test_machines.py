@@ -24,9 +24,10 @@ from deepbrain.pallets.machines import (
     Status,
     status_of,
 )
+from deepbrain.pallets.rent import Rent
 from deepbrain.primitives.ids import MachineId
 from deepbrain.primitives.keys import Scheme
-from deepbrain.primitives.units import PLANCK, U16, U32, MicroUsd
+from deepbrain.primitives.units import PLANCK, U8, U16, U32, MicroUsd
 
 STAKE = 100 * PLANCK
 """For a GPU, in the dev spec."""
@@ -106,10 +107,11 @@ def test_every_edit_raises_the_version_of_the_offer(chain):
             machine=MACHINE, hardware=hardware(2), isolation=Isolation.GVISOR_OWN
         ),
     ]
+    refusals = {machines.NotController, machines.NotStash}
     for version, edit in enumerate(edits, 1):
         chain.do(BOB, edit)
         assert machine_of(chain).offer_version == version
-        assert chain.refused(ALICE, edit) is machines.NotController
+        assert chain.refused(ALICE, edit) in refusals
     assert machine_of(chain).address == address
     assert chain.held(BOB) == 2 * STAKE
 
@@ -142,8 +144,65 @@ def test_a_controller_acts_for_a_stash_that_asked_it_and_that_it_accepted(chain)
     assert chain.held(BOB) == 4 * STAKE
     assert machine_of(chain).stash == BOB.public
     pause = Machines.pause.make(machine=MACHINE)
-    assert chain.refused(BOB, pause) is machines.NotController
+    assert chain.refused(DAVE, pause) is machines.NotController
     chain.do(CHARLIE, pause)
+    chain.do(BOB, Machines.resume.make(machine=MACHINE))
+
+
+def with_controller(chain):
+    """BOB's machine, for which CHARLIE acts."""
+    chain.do(BOB, Machines.propose_controller.make(controller=CHARLIE.public))
+    chain.do(CHARLIE, Machines.accept_stash.make(stash=BOB.public))
+    chain.bond(CHARLIE, stash=BOB)
+
+
+def set_hardware(gpus=4, isolation=Isolation.GVISOR, **changes):
+    declared = hardware(gpus).but(**changes)
+    return Machines.set_hardware.make(machine=MACHINE, hardware=declared, isolation=isolation)
+
+
+def test_a_controller_serves_and_pauses_and_nothing_else(chain):
+    """Its key lies on the host: what its thief may do is what this test says."""
+    with_controller(chain)
+    address = Address(endpoints=(), relays=("https://relay.example",))
+    second = bond_call(chain, CHARLIE, key("second", Scheme.ED25519), BOB, 1, 4, Isolation.GVISOR)
+    for refused in (
+        Machines.set_price.make(machine=MACHINE, price=MicroUsd(0)),
+        Machines.unbond.make(machine=MACHINE),
+        set_hardware(5),
+        set_hardware(4, disk_mib=U32(1 << 31)),
+        set_hardware(4, gpu_model="RTX 5090"),
+    ):
+        assert chain.refused(CHARLIE, refused) is machines.NotStash
+    assert chain.refused(CHARLIE, second) is machines.BadSignature, "it would be its own stash"
+    assert chain.held(BOB) == 4 * STAKE
+    for allowed in (
+        Machines.pause.make(machine=MACHINE),
+        Machines.resume.make(machine=MACHINE),
+        Machines.set_address.make(machine=MACHINE, address=address),
+        set_hardware(4, disk_mib=U32(1024)),
+        set_hardware(2, disk_mib=U32(1024), isolation=Isolation.GVISOR_OWN),
+    ):
+        chain.do(CHARLIE, allowed)
+    assert chain.held(BOB) == 2 * STAKE, "what is no longer declared is no longer bonded"
+    stronger = set_hardware(2, disk_mib=U32(1024))
+    assert chain.refused(CHARLIE, stronger) is machines.NotStash
+    chain.do(BOB, stronger)
+
+
+def test_less_hardware_is_never_another_kind_of_unit(chain):
+    """Without its GPUs a machine would sell its cores, of which it has more."""
+    with_controller(chain)
+    assert chain.refused(CHARLIE, set_hardware(0)) is machines.NotStash
+
+
+def test_a_controller_starts_and_closes_orders_for_the_stash(chain):
+    with_controller(chain)
+    order = chain.place()
+    before = chain.free(CHARLIE)
+    chain.do(CHARLIE, Rent.start.make(order=order))
+    chain.do(CHARLIE, Rent.close.make(order=order, exit_code=U8(0)))
+    assert chain.free(CHARLIE) < before, "the stash is paid, the controller has fees only"
 
 
 def test_a_controller_acts_for_one_stash_and_can_be_dismissed(chain):

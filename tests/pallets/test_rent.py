@@ -214,6 +214,25 @@ def test_only_so_many_prices_fit_an_order(started):
             assert chain.refused(ALICE, extension) is rent.TooManySegments
 
 
+def test_what_a_machine_has_earned_is_counted_though_its_orders_are_forgotten(chain):
+    assert chain.now().rent.earnings.get(MACHINE) is None
+    bills = []
+    for units, wait in ((2, 9_000), (1, 4_000)):
+        order = chain.place(units=U16(units))
+        chain.do(BOB, Rent.start.make(order=order))
+        chain.block(after_ms=wait)
+        chain.do(BOB, Rent.close.make(order=order, exit_code=U8(0)))
+        bills.append((units, ended(chain, order).bill))
+    unused = chain.place()
+    chain.do(ALICE, Rent.close.make(order=unused, exit_code=None))
+    earned = chain.now().rent.earnings.get(MACHINE)
+    assert earned.orders == 2, "what was never started is no service"
+    assert earned.unit_seconds == sum(units * bill.used for units, bill in bills)
+    assert earned.paid == sum(bill.paid for _, bill in bills)
+    assert earned.burned == sum(bill.burned for _, bill in bills)
+    assert earned.paid > 0
+
+
 def test_the_share_that_burns_goes_by_the_most_gpus_there_ever_were():
     schedule = [{"gpus": 0, "share": 0}, {"gpus": 8, "share": 1_000_000}]
     chain = LocalChain(load_spec(Rent={"burn_schedule": schedule}))

@@ -191,7 +191,7 @@ class LocalChain:
         isolation: Isolation = Isolation.GVISOR,
     ) -> MachineId:
         call = bond_call(self, controller, machine, stash or controller, price, gpus, isolation)
-        self.do(controller, call)
+        self.do(stash or controller, call)
         return MachineId(machine.public)
 
     def place(self, renter: Keypair = ALICE, **changes) -> OrderId:

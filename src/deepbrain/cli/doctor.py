@@ -1,9 +1,15 @@
-"""`dbc doctor`: what this machine can do, found by trying."""
+"""`dbc doctor`: what this machine can do, found by trying.
+
+A check looks at one thing and gives findings; whoever adds one adds it to `CHECKS`. The names of
+findings are what scripts go by: they stay.
+"""
 
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,22 +19,45 @@ from deepbrain.cli import quantity
 from deepbrain.cli.chain import Choices, block_on
 from deepbrain.cli.output import emit, table
 from deepbrain.primitives.errors import DeepBrainError
+from deepbrain.primitives.ids import MachineId
+from deepbrain.primitives.units import PLANCK, U16
 
 if TYPE_CHECKING:
+    from deepbrain.cli.machine import Place
+    from deepbrain.client import Client
+    from deepbrain.provider.identity import AgentConfig
     from deepbrain.sandbox.checks import Finding
 
 _LEAST_MEMORY: Final = 2 << 30
+_LEAST_BALANCE: Final = PLANCK
+"""A controller below one DBC should be given some: its calls cost about a ten-thousandth each."""
+_CLOCK_SECONDS: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is looked at: this machine, and the provider that is set up on it, if one is."""
+
+    choices: Choices
+    place: "Place"
+    config: "AgentConfig | None"
+
+
+Check = Callable[[Subject], "Iterable[Finding]"]
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(as_json: bool) -> int:
+@click.option("--data", type=click.Path(path_type=Path),
+              help="The machine's directory (default: the installed provider's, else ~/.dbc/machine).")  # fmt: skip
+def doctor(as_json: bool, data: Path | None) -> int:
     """Check what this machine can do.
 
     Every isolation is tried by really running something in it; nothing is changed. Ends with 1 when
-    something is missing that providing needs.
+    something is missing that providing needs. In JSON each check has a name, ok, detail and hint.
     """
-    findings = [*_machine(), *_sandbox(), _node(Choices.current())]
+    subject = _subject(Choices.current(), data)
+    findings = [finding for check in CHECKS for finding in check(subject)]
     if as_json:
         emit([asdict(finding) for finding in findings])
     else:
@@ -45,63 +74,168 @@ def doctor(as_json: bool) -> int:
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def _machine() -> "list[Finding]":
-    from deepbrain.cli.home import home
+def _subject(choices: Choices, data: Path | None) -> Subject:
+    from deepbrain.cli.machine import Place
+    from deepbrain.provider.identity import AgentError
+
+    place = Place.chosen(data)
+    try:
+        return Subject(choices, place, place.load())
+    except AgentError:
+        return Subject(choices, place, None)
+
+
+def _machine(subject: Subject) -> "Iterator[Finding]":
     from deepbrain.provider.inventory import local_ips, take_inventory
     from deepbrain.sandbox.checks import Finding
 
-    inventory = take_inventory(home())
+    inventory = take_inventory(subject.place.sandbox)
     version = ".".join(map(str, sys.version_info[:3]))
-    models = ", ".join(gpu.model for gpu in inventory.gpus) or "none; cores are offered"
     addresses = local_ips()
-    return [
-        Finding("Python", ok=True, detail=version),
-        Finding("cores", ok=True, detail=f"{inventory.cpus} × {inventory.cpu_model}"),
-        Finding(
-            "memory",
-            inventory.memory_bytes >= _LEAST_MEMORY,
-            quantity.size(inventory.memory_bytes),
-            "2 GiB are the least",
-        ),
-        Finding("GPUs", ok=True, detail=models),
-        Finding(
-            "addresses",
-            bool(addresses),
-            ", ".join(addresses) or "only the loopback",
-            "connect this machine to a network",
-        ),
-    ]
+    yield Finding("Python", ok=True, detail=version)
+    yield Finding("cores", ok=True, detail=f"{inventory.cpus} × {inventory.cpu_model}")
+    yield Finding(
+        "memory",
+        inventory.memory_bytes >= _LEAST_MEMORY,
+        quantity.size(inventory.memory_bytes),
+        "2 GiB are the least",
+    )
+    models = ", ".join(gpu.model for gpu in inventory.gpus) or "none; cores are offered"
+    yield Finding("GPUs", ok=True, detail=models)
+    yield Finding(
+        "addresses",
+        bool(addresses),
+        ", ".join(addresses) or "only the loopback",
+        "connect this machine to a network",
+    )
 
 
-def _sandbox() -> "list[Finding]":
+def _sandbox(subject: Subject) -> "Iterable[Finding]":
     from deepbrain.cli.home import home
     from deepbrain.sandbox.checks import Finding, checks
     from deepbrain.sandbox.modes import choose_mode
     from deepbrain.sandbox.sandbox import SandboxError
 
+    data = subject.place.sandbox
     # Beside our own things: a /tmp may be mounted without what a sandbox needs.
-    scratch = Path(tempfile.mkdtemp(prefix="doctor-", dir=home()))
+    scratch = Path(tempfile.mkdtemp(prefix="doctor-", dir=data if data.exists() else home()))
     scratch.chmod(0o711)
     try:
         report, _ = choose_mode(scratch)
     except (SandboxError, OSError) as error:
         hint = "run `make sandbox` in a checkout"
-        return [*checks(home()), Finding("isolation", ok=False, detail=str(error), hint=hint)]
+        return [*checks(data), Finding("isolation", ok=False, detail=str(error), hint=hint)]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return checks(home(), report)
+    return checks(data, report)
 
 
-def _node(choices: Choices) -> "Finding":
+def _budget(subject: Subject) -> "Iterator[Finding]":
+    """Whether the disk still holds what was promised to tenants."""
+    from deepbrain.provider.disk import DiskBudget
     from deepbrain.sandbox.checks import Finding
 
+    if subject.config is None:
+        return
+    state = DiskBudget.of(subject.config.capacity).look(subject.place.sandbox)
+    yield Finding(
+        "disk budget",
+        state.has_room,
+        f"{quantity.size(subject.config.capacity.disk_bytes)} for tenants, {quantity.size(state.free)} free",
+        "free some disk, or give tenants less with `dbc provider set --disk`; "
+        "meanwhile no new orders are taken",
+    )
+
+
+def _chain(subject: Subject) -> "Iterable[Finding]":
+    """The node, and what it says about this machine's clock, key and listing."""
+    from deepbrain.sandbox.checks import Finding
+
+    url = _url(subject)
     try:
-        return Finding("node", ok=True, detail=block_on(_chain_of(choices)))
+        return block_on(_read_chain(subject, url))
     except DeepBrainError as error:
-        return Finding("node", ok=False, detail=f"{choices.url}: not reached", hint=str(error))
+        return [Finding("node", ok=False, detail=f"{url}: not reached", hint=str(error))]
 
 
-async def _chain_of(choices: Choices) -> str:
-    async with choices.client() as client:
+def _url(subject: Subject) -> str:
+    if subject.choices.node is None and subject.config is not None:
+        return subject.config.chain
+    return subject.choices.url
+
+
+async def _read_chain(subject: Subject, url: str) -> "list[Finding]":
+    from deepbrain.sandbox.checks import Finding
+
+    async with Choices(url, subject.choices.key).client() as client:
         head = await client.head()
-    return f"{choices.url}: {client.chain_name} at block {head.number}"
+        detail = f"{url}: {client.chain_name} at block {head.number}"
+        found = [Finding("node", ok=True, detail=detail), await _clock(client)]
+        if subject.config is not None:
+            found += await _standing(subject.place, subject.config, client)
+    return found
+
+
+async def _clock(client: "Client") -> "Finding":
+    """Terms are counted by the chain and by the monotonic clock; a wrong clock only misleads people."""
+    from deepbrain.pallets.timestamp import Timestamp
+    from deepbrain.sandbox.checks import Finding
+
+    now = await client.at().get(Timestamp.now)
+    seconds = time.time() - int(now or 0) / 1000
+    if seconds < -_CLOCK_SECONDS:
+        detail = f"{quantity.span(int(-seconds))} behind the newest block"
+        return Finding("clock", ok=False, detail=detail, hint="set it, and keep it right with NTP")
+    if seconds > _CLOCK_SECONDS:
+        detail = f"the newest block is {quantity.span(int(seconds))} old"
+        return Finding("clock", ok=False, detail=detail, hint="set it with NTP, or see to the node")
+    return Finding("clock", ok=True, detail="agrees with the newest block")
+
+
+async def _standing(place: "Place", config: "AgentConfig", client: "Client") -> "list[Finding]":
+    """The controller's money, the listing, and whether the machine answers."""
+    from deepbrain.pallets.machines import Machines, status_of
+    from deepbrain.pallets.system import System
+    from deepbrain.provider.identity import controller_account, load_or_make_key
+    from deepbrain.sandbox.checks import Finding
+
+    account = await client.at().get(System.account, controller_account(config))
+    free = 0 if account is None else int(account.data.free)
+    balance = Finding(
+        "controller",
+        free >= _LEAST_BALANCE,
+        f"has {quantity.dbc(free)} for its fees",
+        "send it a few DBC with `dbc wallet send`",
+    )
+    machine = MachineId(load_or_make_key(place.agent).public)
+    listed = await client.at().get(Machines.machines, machine)
+    if listed is None:
+        hint = "run `dbc provider bond` where the stash's key is, or `dbc join`"
+        return [balance, Finding("listing", ok=False, detail="not on the chain", hint=hint)]
+    status = status_of(listed, await client.at().get(Machines.rented, machine) or U16(0)).value
+    listing = Finding(
+        "listing", ok=True, detail=f"{status} at {quantity.usd(listed.price)} per hour"
+    )
+    return [balance, listing, *await _reached(place, config)]
+
+
+async def _reached(place: "Place", config: "AgentConfig") -> "list[Finding]":
+    from deepbrain.net.transport import TransportKey
+    from deepbrain.provider.identity import load_or_make_key
+    from deepbrain.provider.inventory import check_reach
+    from deepbrain.sandbox.checks import Finding
+
+    key = TransportKey(load_or_make_key(place.agent).public)
+    hint = "start the provider, and open this UDP port in the firewall"
+    return [
+        Finding(
+            f"port {reach.address}",
+            reach.answers,
+            "answers from this host" if reach.answers else "does not answer from this host",
+            hint,
+        )
+        for reach in await check_reach(key, config.addresses)
+    ]
+
+
+CHECKS: Final[tuple[Check, ...]] = (_machine, _sandbox, _budget, _chain)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deepbrain.cli.failure import UserError
+from deepbrain.cli.home import home
 from deepbrain.cli.supervise import Program
 from deepbrain.pallets.machines import (
     Address,
@@ -31,7 +32,7 @@ from deepbrain.pallets.machines import (
 from deepbrain.primitives.ids import AccountId, MachineId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import U16, U32, MicroUsd
-from deepbrain.provider.identity import AgentError, Capacity, load_config
+from deepbrain.provider.identity import AgentConfig, AgentError, Capacity, load_config
 from deepbrain.provider.inventory import Inventory
 
 if TYPE_CHECKING:
@@ -51,10 +52,27 @@ class Place:
     """The directory of a provider: the sandbox's, with the agent's own inside."""
 
     sandbox: Path
+    settings: Path | None = None
+    """The directory of `agent.json`, where it is not the agent's own."""
+    uid: int = AGENT_UID
+    gid: int = AGENT_UID
+
+    @classmethod
+    def chosen(cls, data: Path | None) -> "Place":
+        """The directory named, else the installed provider's, else the one that `dbc join` uses."""
+        from deepbrain.cli.host import installed
+
+        if data is None and (here := installed()) is not None:
+            return here.place()
+        return cls((data or home() / "machine").absolute())
 
     @property
     def agent(self) -> Path:
         return self.sandbox / "agent"
+
+    def load(self) -> AgentConfig:
+        """Raises: AgentError: there is no provider here, or its settings are damaged."""
+        return load_config(self.settings or self.agent)
 
     def make(self) -> None:
         """Both directories, the agent's belonging to the user it will be."""
@@ -65,7 +83,7 @@ class Place:
     def give_to_agent(self, *paths: Path) -> None:
         if os.geteuid() == 0:
             for path in paths:
-                os.chown(path, AGENT_UID, AGENT_UID)
+                os.chown(path, self.uid, self.gid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +149,7 @@ def agent_program(place: Place, name: str, log: Path, mode: str) -> Program:
     )
     helper = (
         *(sys.executable, "-m", "deepbrain.provider.helper"),
-        *("--data", str(place.sandbox), "--uid", str(AGENT_UID), "--"),
+        *("--data", str(place.sandbox), "--uid", str(place.uid), "--gid", str(place.gid), "--"),
     )
     argv = (*helper, *agent) if os.geteuid() == 0 else agent
     return Program(name, argv, log, mode_environment(mode))
@@ -213,18 +231,41 @@ class Listing:
         return MachineId(self.key.public)
 
 
-async def set_controller(
-    client: "Client", stash: AccountId, unlock: Callable[[], Keypair], controller: Keypair
-) -> None:
-    """Have `controller` act for `stash`, both agreeing; nothing where it is so already, and then the
-    stash's key is not asked for either.
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Who may sign for a machine: the controller's key is at hand, the stash's perhaps."""
+
+    controller: Keypair
+    stash: AccountId
+    unlock: Callable[[], Keypair] | None
+    """Gives the stash's key; None where it is kept elsewhere."""
+
+    @classmethod
+    def alone(cls, pair: Keypair) -> "Owners":
+        """One key is both."""
+        return cls(pair, pair.public, lambda: pair)
+
+    def stash_key(self, what: str) -> Keypair:
+        """Raises: UserError: it is not here, and `what` needs it."""
+        if self.unlock is None:
+            raise UserError(
+                f"only the stash may {what}: name its key with --stash, "
+                "or use `dbc provider bond` where that key is"
+            )
+        return self.unlock()
+
+
+async def set_controller(client: "Client", owners: Owners) -> None:
+    """Have the controller act for the stash, both agreeing; nothing where it is so already, and then
+    the stash's key is not asked for either. Raises: UserError: it is needed, and not here.
     """
+    stash, controller = owners.stash, owners.controller
     if stash == controller.public:
         return
     if await client.at().get(Machines.controller_of, stash) == controller.public:
         return
     propose = Machines.propose_controller.make(controller=controller.public)
-    await client.submit(propose, unlock())
+    await client.submit(propose, owners.stash_key("name a controller"))
     await client.submit(Machines.accept_stash.make(stash=stash), controller)
 
 
@@ -243,30 +284,32 @@ async def while_rented(
     return replace(listing, hardware=found.hardware), capacity
 
 
-async def enlist(client: "Client", listing: Listing, stash: AccountId, controller: Keypair) -> bool:
+async def enlist(client: "Client", listing: Listing, owners: Owners) -> bool:
     """Bond the machine, or bring its offer up to date; whether it was bonded anew.
 
-    Raises: CallFailed: the chain refuses; UserError: it belongs to another stash.
+    Raises: CallFailed: the chain refuses; UserError: it belongs to another stash, or the stash's key is
+    needed and not here.
     """
     found = await client.at().get(Machines.machines, listing.id)
     if found is None:
-        await client.submit(await _bond_call(client, listing, stash, controller), controller)
+        key = owners.stash_key("bond a machine")
+        await client.submit(await _bond_call(client, listing, owners), key)
         return True
-    if found.stash != stash:
+    if found.stash != owners.stash:
         raise UserError("this machine is bonded by another stash; `dbc leave` with its key first")
-    for call in _edits(found, listing):
-        await client.submit(call, controller)
+    for call in edits_by_stash(found, listing, owners):
+        await client.submit(call, owners.stash_key("change the price, or declare more"))
+    for call in edits_by_controller(found, listing, owners):
+        await client.submit(call, owners.controller)
     return False
 
 
-async def _bond_call(
-    client: "Client", listing: Listing, stash: AccountId, controller: Keypair
-) -> "Call":
+async def _bond_call(client: "Client", listing: Listing, owners: Owners) -> "Call":
     nonce = await client.at().get(Machines.bonds, listing.id)
     message = BondMessage(
         machine=listing.id,
-        stash=stash,
-        controller=controller.public,
+        stash=owners.stash,
+        controller=owners.controller.public,
         nonce=U32(0) if nonce is None else nonce,
     )
     return Machines.bond.make(
@@ -279,21 +322,53 @@ async def _bond_call(
     )
 
 
-def _edits(found: Machine, wanted: Listing) -> "list[Call]":
+def edits_by_stash(found: Machine, wanted: Listing, owners: Owners) -> "list[Call]":
+    """What only the stash may change: the price, and hardware where there is more of it now.
+
+    Without the stash's key more memory or disk than was declared is no reason to stop: it is not
+    declared then.
+    """
     calls: list[Call] = []
-    if (found.hardware, found.isolation) != (wanted.hardware, wanted.isolation):
-        calls.append(
-            Machines.set_hardware.make(
-                machine=wanted.id, hardware=wanted.hardware, isolation=wanted.isolation
-            )
-        )
+    if not _controller_may_declare(found, declarable(found, wanted, owners), wanted):
+        calls.append(_hardware_call(wanted, wanted.hardware))
     if found.price != wanted.price:
         calls.append(Machines.set_price.make(machine=wanted.id, price=wanted.price))
+    return calls
+
+
+def edits_by_controller(found: Machine, wanted: Listing, owners: Owners) -> "list[Call]":
+    """What the controller may change: the address, less hardware, and that it is open again."""
+    calls: list[Call] = []
+    hardware = declarable(found, wanted, owners)
+    differs = (found.hardware, found.isolation) != (hardware, wanted.isolation)
+    if differs and _controller_may_declare(found, hardware, wanted):
+        calls.append(_hardware_call(wanted, hardware))
     if found.address != wanted.address:
         calls.append(Machines.set_address.make(machine=wanted.id, address=wanted.address))
     if found.paused:
         calls.append(Machines.resume.make(machine=wanted.id))
     return calls
+
+
+def declarable(found: Machine, wanted: Listing, owners: Owners) -> Hardware:
+    """The hardware to declare; without the stash's key no more memory and disk than before."""
+    if owners.unlock is not None:
+        return wanted.hardware
+    return wanted.hardware.but(
+        memory_mib=min(wanted.hardware.memory_mib, found.hardware.memory_mib),
+        disk_mib=min(wanted.hardware.disk_mib, found.hardware.disk_mib),
+    )
+
+
+def _controller_may_declare(found: Machine, hardware: Hardware, wanted: Listing) -> bool:
+    weaker = wanted.isolation.value >= found.isolation.value
+    return weaker and hardware.is_within(found.hardware)
+
+
+def _hardware_call(wanted: Listing, hardware: Hardware) -> "Call":
+    return Machines.set_hardware.make(
+        machine=wanted.id, hardware=hardware, isolation=wanted.isolation
+    )
 
 
 async def wait_served(client: "Client", machine: MachineId, seconds: float) -> None:

@@ -242,7 +242,8 @@ async def _provider(
 
     stash = Keypair.from_uri(PROVIDER)
     controller = Keypair.from_uri(controller_uri)
-    await machine.set_controller(client, stash.public, lambda: stash, controller)
+    owners = machine.Owners(controller, stash.public, lambda: stash)
+    await machine.set_controller(client, owners)
     key = load_or_make_key(place.agent)
     inventory = take_inventory(place.sandbox)
     capacity = machine.part_of(inventory.capacity(), of)
@@ -260,7 +261,7 @@ async def _provider(
         MicroUsd(PRICE),
         machine.address_record(addresses),
     )
-    await machine.enlist(client, listing, stash.public, controller)
+    await machine.enlist(client, listing, owners)
     log = place.sandbox.parent / "logs" / f"provider-{number}.log"
     running.start(machine.agent_program(place, f"provider {number}", log, mode))
     return {

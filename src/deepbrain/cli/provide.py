@@ -19,7 +19,7 @@ from deepbrain.primitives.units import MicroUsd
 
 if TYPE_CHECKING:
     from deepbrain.cli.keys import Chosen
-    from deepbrain.cli.machine import Listing, Place
+    from deepbrain.cli.machine import Listing, Owners, Place
     from deepbrain.client import Client
     from deepbrain.provider.identity import AgentConfig
 
@@ -167,16 +167,15 @@ async def _join(
     )
     async with choices.client() as client:
         listing, capacity = await machine.while_rented(client, place, listing, capacity)
-        stash = await _stash_of(client, stash_key, controller)
+        owners = await _owners(client, stash_key, controller)
         if not await _is_listed(client, listing):
-            _agree(client, listing, stash, yes=yes)
-        if stash_key is not None:
-            await machine.set_controller(client, stash, stash_key.unlock, controller)
-        if await machine.enlist(client, listing, stash, controller):
+            _agree(client, listing, owners.stash, yes=yes)
+        await machine.set_controller(client, owners)
+        if await machine.enlist(client, listing, owners):
             say(f"machine {listing.id.hex()} is bonded")
         config = AgentConfig(
             chain=choices.url, controller=_controller(chosen, place), port=port, capacity=capacity,
-            genesis=client.genesis_hash, own=frozenset({stash, controller.public}),
+            genesis=client.genesis_hash, own=frozenset({owners.stash, controller.public}),
             addresses=addresses,
         )  # fmt: skip
         await _serve(client, listing, place, config, password, mode)
@@ -205,13 +204,17 @@ def _controller(chosen: "Chosen", place: "Place") -> str:
     return str(path)
 
 
-async def _stash_of(client: "Client", named: "Chosen | None", controller: Keypair) -> AccountId:
-    """Who holds the bond: the key that is named, else whom the controller acts for already."""
+async def _owners(client: "Client", named: "Chosen | None", controller: Keypair) -> "Owners":
+    """Whose machine it is: that of the stash named, else of whom the controller acts for already."""
+    from functools import cache
+
+    from deepbrain.cli.machine import Owners
     from deepbrain.pallets.machines import Machines
 
     if named is not None:
-        return named.account
-    return await client.at().get(Machines.stash_of, controller.public) or controller.public
+        return Owners(controller, named.account, cache(named.unlock))
+    stash = await client.at().get(Machines.stash_of, controller.public)
+    return Owners.alone(controller) if stash is None else Owners(controller, stash, None)
 
 
 async def _is_listed(client: "Client", listing: "Listing") -> bool:

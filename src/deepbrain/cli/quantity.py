@@ -9,6 +9,7 @@ from deepbrain.primitives.units import MICRO_USD, PLANCK, Balance, MicroUsd, Sec
 
 _SPANS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SPAN: Final = re.compile(r"([0-9]{1,9})([smhdw])")
+_SIZE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([KkMmGgTt])(?:i?B)?")
 _DECIMAL: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?")
 
 
@@ -93,6 +94,31 @@ def size(count: int) -> str:
     return f"{tenths // 10}.{tenths % 10} {('KiB', 'MiB', 'GiB', 'TiB', 'PiB')[min(unit, 4)]}"
 
 
+def parse_size(text: str) -> int:
+    """`200G`, `1.5T`, `512M`: binary units, whether or not `iB` follows. Raises: ValueError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size; write 512M, 200G or 1.5T")
+    unit: int = 1024 ** (1 + "KMGT".index(found[2].upper()))
+    return _scaled(found[1], 1000, "sizes") * unit // 1000
+
+
+class Size(click.ParamType[int]):
+    """Bytes."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Span(click.ParamType[Seconds]):
     """A span of time that is not zero."""
 
@@ -143,3 +169,4 @@ class Usd(click.ParamType[MicroUsd]):
 SPAN: Final = Span()
 DBC: Final = Dbc()
 USD: Final = Usd()
+SIZE: Final = Size()

@@ -7,8 +7,14 @@ A machine is one registered host. Its id is its transport key, and its own signa
 owner. It has n equal *units*: one GPU with 1/n of cores, memory and disk; or, without a GPU, one core
 with its share. What it declares is a claim until verifiers measure it.
 
-Two accounts stand behind it: the *stash* holds the bond and is paid, the *controller* acts day by
+Two accounts stand behind it: the *stash* holds the bond and is paid, the *controller* serves day by
 day. A stash that names no controller is its own; one that names another must be accepted by it.
+
+    the stash alone     bond, unbond, set_price, set_hardware, propose_controller
+    either of them      pause, resume, set_address, set_hardware to less; rent.start, rent.close
+
+The controller's key lies on the host, whose thief can do with it what the second line says: lose the
+owner orders, but neither touch the stash's money nor sell what is not his.
 
 Money: `bond` costs a fixed fee and holds the stake of every unit from the stash, until `unbond`.
 Offers: every edit raises `offer_version`, so that nobody rents on terms he has not seen.
@@ -64,6 +70,18 @@ class Hardware(Struct):
     def units(self) -> U16:
         """What is sold: GPUs, or cores where there is none."""
         return self.gpus or self.cpus
+
+    def is_within(self, other: "Hardware") -> bool:
+        """Whether it is the same kind of hardware, and nowhere more of it."""
+        return (
+            (self.gpu_model, self.cpu_model) == (other.gpu_model, other.cpu_model)
+            and bool(self.gpus) == bool(other.gpus)
+            and self.gpus <= other.gpus
+            and self.gpu_memory_mib <= other.gpu_memory_mib
+            and self.cpus <= other.cpus
+            and self.memory_mib <= other.memory_mib
+            and self.disk_mib <= other.disk_mib
+        )
 
 
 class Ip4Octets(FixedBytes, size=4):
@@ -194,7 +212,7 @@ class AlreadyBonded(PalletError, index=1):
 
 
 class NotController(PalletError, index=2):
-    """Only the controller of the machine's stash may do this."""
+    """Only the machine's stash or its controller may do this."""
 
 
 class BadSignature(PalletError, index=3):
@@ -219,6 +237,10 @@ class ControllerTaken(PalletError, index=7):
 
 class NotProposed(PalletError, index=8):
     """The stash has not asked this account to act for it."""
+
+
+class NotStash(PalletError, index=9):
+    """Only the machine's stash may do this."""
 
 
 class Machines(Pallet, index=20):
@@ -270,10 +292,10 @@ class Machines(Pallet, index=20):
         ensure(controller not in self.stash_of, ControllerTaken)
         self._set_controller(stash, controller)
 
-    @call(2, reads=11, writes=7, compute=SIGNATURE)
+    @call(2, reads=10, writes=7, compute=SIGNATURE)
     def bond(
         self,
-        controller: Signed,
+        stash: Signed,
         machine: MachineId,
         hardware: Hardware,
         isolation: Isolation,
@@ -282,13 +304,11 @@ class Machines(Pallet, index=20):
         signature: Signature,
     ) -> None:
         """Bring a machine to the network, with its own signature. Cost: O(1)."""
-        stash = self.stash_of.get(controller) or controller
-        ensure(self._controller_of(stash) == controller, NotController)
         ensure(machine not in self.machines, AlreadyBonded)
         ensure(hardware.units() > 0, NoUnits)
-        self._ensure_signed(signature, machine, stash, controller)
+        self._ensure_signed(signature, machine, stash)
         stake = self.stake_of(hardware)
-        self.charges.charge(controller, self.bond_fee)
+        self.charges.charge(stash, self.bond_fee)
         self.holds.hold(stash, HoldReason.BOND, stake)
         self.machines[machine] = Machine(
             stash=stash,
@@ -306,17 +326,22 @@ class Machines(Pallet, index=20):
         self._count_gpus(NO_UNITS, hardware.gpus)
         self.emit(MachineBonded(machine=machine, stash=stash, bond=stake))
 
-    @call(3, reads=2, writes=1)
-    def set_price(self, controller: Signed, machine: MachineId, price: MicroUsd) -> None:
+    @call(3, reads=1, writes=1)
+    def set_price(self, stash: Signed, machine: MachineId, price: MicroUsd) -> None:
         """Ask another price of new orders, in µUSD per unit and hour. Cost: O(1)."""
-        self._edit(machine, self._own(controller, machine).but(price=price))
+        self._edit(machine, self._own(stash, machine).but(price=price))
 
     @call(4, reads=7, writes=5)
     def set_hardware(
-        self, controller: Signed, machine: MachineId, hardware: Hardware, isolation: Isolation
+        self, who: Signed, machine: MachineId, hardware: Hardware, isolation: Isolation
     ) -> None:
-        """Declare other hardware, while no unit is rented; the bond follows. Cost: O(1)."""
-        before = self._own(controller, machine)
+        """Declare other hardware, while no unit is rented; the bond follows.
+
+        The controller may declare less of the same, and weaker isolation, but nothing more. Cost: O(1).
+        """
+        before = self._served(who, machine)
+        is_less = hardware.is_within(before.hardware) and isolation.value >= before.isolation.value
+        ensure(is_less or who == before.stash, NotStash)
         ensure(hardware.units() > 0, NoUnits)
         ensure(self.rented.at(machine) == 0, UnitsRented)
         stake = self.stake_of(hardware)
@@ -328,24 +353,24 @@ class Machines(Pallet, index=20):
         self._edit(machine, before.but(hardware=hardware, isolation=isolation, bond=stake))
 
     @call(5, reads=2, writes=1)
-    def set_address(self, controller: Signed, machine: MachineId, address: Address) -> None:
+    def set_address(self, who: Signed, machine: MachineId, address: Address) -> None:
         """Say where the machine is dialled. Cost: O(1)."""
-        self._edit(machine, self._own(controller, machine).but(address=address))
+        self._edit(machine, self._served(who, machine).but(address=address))
 
     @call(6, reads=2, writes=1)
-    def pause(self, controller: Signed, machine: MachineId) -> None:
+    def pause(self, who: Signed, machine: MachineId) -> None:
         """Take no new orders; those that run go on. Cost: O(1)."""
-        self._edit(machine, self._own(controller, machine).but(paused=True))
+        self._edit(machine, self._served(who, machine).but(paused=True))
 
     @call(7, reads=2, writes=1)
-    def resume(self, controller: Signed, machine: MachineId) -> None:
+    def resume(self, who: Signed, machine: MachineId) -> None:
         """Take new orders again. Cost: O(1)."""
-        self._edit(machine, self._own(controller, machine).but(paused=False))
+        self._edit(machine, self._served(who, machine).but(paused=False))
 
-    @call(8, reads=7, writes=6)
-    def unbond(self, controller: Signed, machine: MachineId) -> None:
+    @call(8, reads=6, writes=6)
+    def unbond(self, stash: Signed, machine: MachineId) -> None:
         """Take the machine off the network and its bond back, while no unit is rented. Cost: O(1)."""
-        leaving = self._own(controller, machine)
+        leaving = self._own(stash, machine)
         ensure(self.rented.at(machine) == 0, UnitsRented)
         del self.machines[machine]
         self.machine_count.sub(1)
@@ -401,9 +426,15 @@ class Machines(Pallet, index=20):
         return self.controller_of.get(stash) or stash
 
     def _own(self, who: AccountId, machine: MachineId) -> Machine:
-        """The machine, if `who` acts for it."""
+        """The machine, if `who` is its stash."""
         found = self.machines.expect(machine, NoSuchMachine)
-        ensure(self._controller_of(found.stash) == who, NotController)
+        ensure(found.stash == who, NotStash)
+        return found
+
+    def _served(self, who: AccountId, machine: MachineId) -> Machine:
+        """The machine, if `who` is its stash or acts for it."""
+        found = self.machines.expect(machine, NoSuchMachine)
+        ensure(who in (found.stash, self._controller_of(found.stash)), NotController)
         return found
 
     def _edit(self, machine: MachineId, edited: Machine) -> None:
@@ -411,11 +442,12 @@ class Machines(Pallet, index=20):
         self.machines[machine] = edited.but(offer_version=version)
         self.emit(OfferChanged(machine=machine, offer_version=version))
 
-    def _ensure_signed(
-        self, signature: Signature, machine: MachineId, stash: AccountId, controller: AccountId
-    ) -> None:
+    def _ensure_signed(self, signature: Signature, machine: MachineId, stash: AccountId) -> None:
         message = BondMessage(
-            machine=machine, stash=stash, controller=controller, nonce=self.bonds.at(machine)
+            machine=machine,
+            stash=stash,
+            controller=self._controller_of(stash),
+            nonce=self.bonds.at(machine),
         )
         signed = bond_message(self.chain.genesis_hash(), message)
         ensure(verify(Scheme.ED25519, machine, signature, signed), BadSignature)

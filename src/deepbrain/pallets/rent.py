@@ -31,6 +31,7 @@ Invariants: R1  what is held for rent from an account is the worth of its open o
             R2  `orders_of` and `orders_on` list exactly the orders there are.
             R3  the units rented of a machine are those of its open orders.
             R4  every order is scheduled for the second it is due, or parked.
+            R5  what a machine has earned is never less than what its kept orders paid.
 Units: Balance in planck, price in µUSD per unit and hour, spans and instants in seconds.
 """
 
@@ -54,6 +55,7 @@ from deepbrain.primitives.units import (
     U8,
     U16,
     U32,
+    U64,
     Balance,
     MicroUsd,
     Permill,
@@ -72,8 +74,8 @@ DUE_PER_BLOCK: Final = 200
 SECONDS_PER_BLOCK: Final = 200
 """Seconds of the schedule looked at in a block at most: more than a block can let pass."""
 
-CLOSE_READS: Final = 16
-CLOSE_WRITES: Final = 10
+CLOSE_READS: Final = 17
+CLOSE_WRITES: Final = 11
 """What ending an order touches, at most, whoever does it."""
 
 
@@ -123,6 +125,16 @@ class Bill(Struct):
     paid: Balance
     burned: Balance
     refunded: Balance
+
+
+class Earnings(Struct):
+    """What a machine's billed orders came to, since it was first bonded."""
+
+    orders: U64
+    unit_seconds: U64
+    """Billed seconds of each unit."""
+    paid: Balance
+    burned: Balance
 
 
 class Status(TaggedUnion):
@@ -337,6 +349,8 @@ class Rent(Pallet, index=30):
     """Machine → its orders."""
     next_id: Counter[OrderId]
     """The id of the next order. Ids are never reused."""
+    earnings: Map[MachineId, Earnings]
+    """What each machine has earned; nothing is removed, so that it can be asked for at any time."""
     due_count: Map[Annotated[Seconds, TWOX_64_CONCAT], U32]
     """How many orders come up at a second."""
     due_pages: DoubleMap[
@@ -406,7 +420,7 @@ class Rent(Pallet, index=30):
             OrderPlaced(order=order_id, renter=renter, machine=machine, units=units, held=held)
         )
 
-    @call(1, reads=6, writes=3)
+    @call(1, reads=7, writes=3)
     def start(self, provider: Signed, order: OrderId) -> None:
         """Declare that the tenant runs: it is billed from this block on. Cost: O(1)."""
         found = self._open(order)
@@ -532,7 +546,19 @@ class Rent(Pallet, index=30):
             self.holds.pay_held(order.renter, HoldReason.RENT, order.stash, paid)
         if refunded:
             self.holds.release(order.renter, HoldReason.RENT, refunded)
+        if used:
+            self._count_earnings(order, used, paid, burned)
         return Bill(used=Seconds(used), paid=paid, burned=burned, refunded=refunded)
+
+    def _count_earnings(self, order: Order, used: int, paid: Balance, burned: Balance) -> None:
+        nothing = Earnings(orders=U64(0), unit_seconds=U64(0), paid=Balance(0), burned=Balance(0))
+        before = self.earnings.get(order.machine) or nothing
+        self.earnings[order.machine] = Earnings(
+            orders=before.orders + 1,
+            unit_seconds=before.unit_seconds + used * int(order.units),
+            paid=before.paid + paid,
+            burned=before.burned + burned,
+        )
 
     def burn_share(self) -> Permill:
         """Which share of a rent is destroyed now."""
@@ -577,6 +603,7 @@ class Rent(Pallet, index=30):
             at = max(order.due(self.keep_ended), self.due_cursor.get())
             if (at, order_id) not in scheduled and order_id not in self.parked:
                 yield f"R4: order {order_id} is due at {at}, and not scheduled then"
+        yield from self._check_earnings(orders)
 
     def _check_money(self, opened: dict[OrderId, Order]) -> Iterator[str]:
         held: dict[AccountId, int] = {}
@@ -590,6 +617,17 @@ class Rent(Pallet, index=30):
         for machine, rented in units.items():
             if self.offers.rented_units(machine) != rented:
                 yield f"R3: {machine} has orders of {rented} units, another number is rented"
+
+    def _check_earnings(self, orders: dict[OrderId, Order]) -> Iterator[str]:
+        kept: dict[MachineId, int] = {}
+        for order in orders.values():
+            if isinstance(order.status, Ended):
+                bill = order.status.bill
+                kept[order.machine] = kept.get(order.machine, 0) + bill.paid
+        for machine, paid in kept.items():
+            earned = self.earnings.get(machine)
+            if paid and (earned is None or earned.paid < paid):
+                yield f"R5: the kept orders of {machine} paid {paid}, more than it has earned"
 
 
 def _joined(segments: tuple[Segment, ...], added: Segment) -> tuple[Segment, ...]:

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
+from deepbrain.client.keystore import parse
 from deepbrain.primitives.errors import DecodeError, DeepBrainError
 from deepbrain.primitives.ids import AccountId, Hash, MachineId
 from deepbrain.primitives.keys import Keypair, Scheme
-from deepbrain.provider.record import replace_file
+from deepbrain.provider.record import newer, replace_file
 
 SEED_BYTES: Final = 32
 
@@ -34,7 +35,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
-    """`<data>/agent.json`, written by `dbc join`."""
+    """`agent.json`, written by `dbc join` beside the agent's data, by `dbc provider install` in `/etc`."""
 
     chain: str
     """Address of a node, such as `ws://127.0.0.1:9944`."""
@@ -51,6 +52,10 @@ class AgentConfig:
     """`ip:port` under which renters are told to find this machine."""
     image_bytes: int = 16 << 30
     """The largest image tar a renter may hand over."""
+    stash: AccountId | None = None
+    """Whose controller the agent agrees to be, where that was not settled when it was set up."""
+    metrics: str = ""
+    """`ip:port` where Prometheus may ask; empty: nowhere."""
 
 
 def load_or_make_key(data: Path) -> Keypair:
@@ -112,27 +117,41 @@ class DataLock:
         self.release()
 
 
-def save_config(data: Path, config: AgentConfig) -> None:
+def save_config(directory: Path, config: AgentConfig) -> None:
     fields: dict[str, Any] = asdict(config)
-    fields["genesis"] = None if config.genesis is None else config.genesis.hex()
+    for name in ("genesis", "stash"):
+        fields[name] = None if fields[name] is None else fields[name].hex()
     fields["own"] = sorted(account.hex() for account in config.own)
-    replace_file(data / "agent.json", json.dumps(fields, indent=1).encode())
+    replace_file(directory / "agent.json", json.dumps(fields, indent=1).encode())
 
 
-def load_config(data: Path) -> AgentConfig:
-    """Raises: AgentError: there is none, or it is damaged."""
-    path = data / "agent.json"
+def load_config(directory: Path) -> AgentConfig:
+    """Raises: AgentError: there is none, it is damaged, or a newer release wrote it."""
+    path = directory / "agent.json"
     try:
         fields = json.loads(path.read_bytes())
-        genesis = fields.pop("genesis")
+        if unknown := fields.keys() - AgentConfig.__dataclass_fields__.keys():
+            raise AgentError(newer(path, min(unknown)))
+        genesis, stash = fields.pop("genesis"), fields.pop("stash", None)
         return AgentConfig(
             capacity=Capacity(**fields.pop("capacity")),
             own=frozenset(AccountId.from_hex(account) for account in fields.pop("own")),
             addresses=tuple(fields.pop("addresses")),
             genesis=None if genesis is None else Hash.from_hex(genesis),
+            stash=None if stash is None else AccountId.from_hex(stash),
             **fields,
         )
     except FileNotFoundError as error:
         raise AgentError(f"{path} does not exist; run `dbc join` first") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, DecodeError) as error:
         raise AgentError(f"{path} is damaged; run `dbc join` again to write it anew") from error
+
+
+def controller_account(config: AgentConfig) -> AccountId:
+    """Whose fees are spent here; needs no password. Raises: AgentError; InvalidKey."""
+    if config.controller.startswith("//"):
+        return Keypair.from_uri(config.controller).public
+    try:
+        return parse(Path(config.controller).read_bytes()).account
+    except OSError as error:
+        raise AgentError(f"{error.filename} cannot be read; is it there, and yours?") from error

@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,8 +26,26 @@ from deepbrain.primitives.ids import AccountId, Hash
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
+VERSION: Final = 1
+"""Of order records: raised when an older release would misread what a newer one writes. A field that is
+new and has a default needs no new version: older records lack it, and older releases refuse it.
+"""
+
+
 class RecordDamaged(DeepBrainError):
     """A file of ours does not hold what we wrote."""
+
+
+class RecordNewer(DeepBrainError):
+    """A newer release wrote it: this one must not touch it."""
+
+
+def newer(path: Path, what: str) -> str:
+    """The sentence for a file that holds more than this release knows."""
+    return (
+        f"{path} was written by a newer deepbrain (it has {what!r}); "
+        "install that release again, or a newer one"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +88,12 @@ class OrderFiles:
         self.blobs.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def record(self) -> OrderRecord:
-        """Raises: RecordDamaged."""
+        """Raises: RecordDamaged; RecordNewer."""
         path = self.path / "order.json"
         try:
-            return _record_of(json.loads(path.read_bytes()))
+            fields = json.loads(path.read_bytes())
+            _ensure_known(path, fields)
+            return _record_of(fields)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, DecodeError) as error:
             raise RecordDamaged(f"{path} is damaged; the order's files are left alone") from error
 
@@ -80,7 +101,7 @@ class OrderFiles:
         fields: dict[str, Any] = asdict(record)
         for name in ("genesis", "seen_hash", "renter", "manifest_hash"):
             fields[name] = fields[name].hex()
-        fields |= {"boot": _boot_id(), "written": monotonic_ms()}
+        fields |= {"version": VERSION, "boot": _boot_id(), "written": monotonic_ms()}
         replace_file(self.path / "order.json", json.dumps(fields, indent=1).encode())
 
     def manifest(self) -> Manifest | None:
@@ -116,6 +137,12 @@ class Records:
         self._orders = data / "orders"
         self._orders.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    def ensure_known(self) -> None:
+        """Raises: RecordNewer: a newer release was here, and its tenants are left to it."""
+        for files in self.all():
+            with suppress(RecordDamaged):
+                files.record()
+
     def files(self, order: int) -> OrderFiles:
         return OrderFiles(self._orders / str(int(order)))
 
@@ -143,6 +170,15 @@ def replace_file(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _ensure_known(path: Path, fields: dict[str, Any]) -> None:
+    """Raises: RecordNewer. Records of the releases before there were versions are of version 1."""
+    if (version := fields.pop("version", 1)) != VERSION:
+        raise RecordNewer(newer(path, f"version {version}"))
+    known = {*OrderRecord.__dataclass_fields__, "boot", "written"}
+    if unknown := fields.keys() - known:
+        raise RecordNewer(newer(path, min(unknown)))
 
 
 def _record_of(fields: dict[str, Any]) -> OrderRecord:

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0xadf9261669a4eff76f2ca6e16dce761d0313a317bf4ed7dfec6ce125966ce937")
+SOURCE: Final = Hash.from_hex("0x3dc0555aa2f7aa2757a4b889f1f9566b5f6082070011639b5c56724ae2122f17")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

@@ -32,7 +32,7 @@ def checks(data: Path, report: ModeReport | None = None) -> list[Finding]:
     """
     programs = Programs.find()
     findings = [
-        _program("gVisor", programs.runsc, "run scripts/get-gvisor .cache/bin"),
+        _gvisor(programs.runsc),
         _program("tenant tool", programs.tool, "run scripts/get-gvisor .cache/bin"),
         _disk(data),
     ]
@@ -49,6 +49,21 @@ def _program(name: str, path: Path | None, hint: str) -> Finding:
     if path is None:
         return Finding(name, ok=False, detail="not found", hint=hint)
     return Finding(name, ok=True, detail=str(path))
+
+
+def _gvisor(path: Path | None) -> Finding:
+    """Where it is, and its version in its own words."""
+    if path is None:
+        return _program("gVisor", None, "run scripts/get-gvisor .cache/bin")
+    try:
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        hint = "run scripts/get-gvisor .cache/bin again"
+        return Finding("gVisor", ok=False, detail=f"{path} does not run: {error}"[:300], hint=hint)
+    version = done.stdout.split("\n", 1)[0].removeprefix("runsc version ").strip()[:100]
+    return Finding("gVisor", ok=True, detail=f"{version}, {path}")
 
 
 def _disk(data: Path) -> Finding:

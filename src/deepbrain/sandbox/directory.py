@@ -74,7 +74,13 @@ class TenantDirectory:
     def spec(self) -> TenantSpec:
         """Raises: NoSuchTenant."""
         try:
-            return spec_from_json(json.loads((self.path / "tenant.json").read_bytes()))
+            found = json.loads((self.path / "tenant.json").read_bytes())
+            if unknown := found.keys() - TenantSpec.__dataclass_fields__.keys():
+                raise SandboxError(
+                    f"the tenant of order {self.path.name} was made by a newer deepbrain (it has "
+                    f"{min(unknown)!r}); install that release again, or a newer one"
+                )
+            return spec_from_json(found)
         except FileNotFoundError:
             raise NoSuchTenant(f"order {self.path.name} has no tenant on this machine") from None
         except (ValueError, TypeError, KeyError) as error:

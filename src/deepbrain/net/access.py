@@ -4,10 +4,12 @@ The proof is valid only on a connection whose transport key *is* the session key
 copies it has nothing. It ends at a block of the chain, never at a wall clock's time.
 """
 
+import base64
 from dataclasses import dataclass
 from typing import Final
 
 from deepbrain.net.errors import RefusalCode, Refused
+from deepbrain.net.frames import request_bytes
 from deepbrain.net.messages import ALL_SCOPES, Access, AccessProof
 from deepbrain.net.transport import TransportKey
 from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
@@ -57,6 +59,11 @@ class Circumstances:
     block: BlockNumber
     """The newest block the machine knows."""
     blocks_per_day: int
+
+
+def token_of(access: Access) -> str:
+    """What a relay is shown, so that it knows the renter of an order by the same proof."""
+    return base64.urlsafe_b64encode(request_bytes(access)).decode()
 
 
 def signed_message(proof: AccessProof) -> bytes:

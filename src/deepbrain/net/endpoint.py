@@ -1,21 +1,33 @@
 """Endpoints over iroh: QUIC with both ends proven by their ed25519 keys.
 
-No relay, no discovery service and no name lookups: a machine is dialled at its own addresses. (The
-default preset of iroh would do thousands of DNS lookups a minute; see ADR-0030.)
+No discovery service and no name lookups: a machine is dialled at its own addresses and through the
+relays it names. (The default preset of iroh would do thousands of DNS lookups a minute; see ADR-0030.)
 """
 
 import asyncio
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Final, Self, TypeVar
 
 import iroh
 from iroh import iroh_ffi
 
 from deepbrain.net import fastsend
-from deepbrain.net.errors import ConnectionLost, NetError, StreamReset, Unreachable
+from deepbrain.net.errors import (
+    ConnectionClosed,
+    ConnectionLost,
+    NetError,
+    StreamReset,
+    Unreachable,
+)
 from deepbrain.net.stream import Stream
-from deepbrain.net.transport import ALPN, CLOSED_CLEANLY, DIAL_SECONDS, TransportKey
+from deepbrain.net.transport import (
+    ALPN,
+    CLOSED_CLEANLY,
+    DIAL_SECONDS,
+    TransportKey,
+    is_relay,
+)
 
 T = TypeVar("T")
 
@@ -24,6 +36,7 @@ _ENDINGS: Final = (
     ("LocallyClosed", "it was closed here"),
     ("TimedOut", "nothing came for too long"),
 )
+_CLEAN: Final = f"ApplicationClose {{ error_code: {CLOSED_CLEANLY}, "
 _SAID: Final = re.compile(r'reason: b"([ -~]{1,80})"')
 """The other side's own reason: a stranger's bytes, so only printable ones."""
 
@@ -33,6 +46,9 @@ ANYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 (a provider is there to be rea
 """Every interface, in both address families."""
 
 _FAILURES: Final = (iroh_ffi.IrohError, iroh_ffi.InternalError)
+
+_STAGGER_SECONDS: Final = 0.4
+"""How much later each further relay is tried."""
 
 
 class IrohStream:
@@ -74,6 +90,12 @@ class IrohConnection:
         paths = self._connection.paths()
         chosen = [path.remote_addr for path in paths if path.is_selected]
         return str(chosen[0]) if chosen else ""
+
+    @property
+    def direct_address(self) -> str:
+        paths = self._connection.paths()
+        direct = [path.remote_addr for path in paths if path.is_ip and path.is_selected]
+        return str(direct[0]) if direct else ""
 
     async def open(self) -> Stream:
         return Stream(IrohStream(await _net(self._connection.open_bi())))
@@ -118,13 +140,25 @@ class IrohIncoming:
 class IrohEndpoint:
     """`IrohEndpoint.bind` makes one."""
 
-    def __init__(self, endpoint: Any) -> None:
+    def __init__(self, endpoint: Any, relays: Iterable[str] = ()) -> None:
         self._endpoint = endpoint
         self._key = TransportKey(endpoint.id().to_bytes())
+        self._relays = set(relays)
+        self._external: set[str] = set()
 
     @classmethod
-    async def bind(cls, seed: bytes, port: int = 0, hosts: Sequence[str] = ANYWHERE) -> Self:
-        """An endpoint whose key is made from a 32-byte ed25519 seed.
+    async def bind(
+        cls,
+        seed: bytes,
+        port: int = 0,
+        hosts: Sequence[str] = ANYWHERE,
+        *,
+        protocol: bytes = ALPN,
+        relays: Sequence[str] = (),
+    ) -> Self:
+        """An endpoint whose key is made from a 32-byte ed25519 seed, for those who dial by `protocol`.
+
+        It attaches itself to the nearest of `relays`, and to others while it has connections there.
 
         Binds UDP `port` (0: any) on each of `hosts`; an address family the machine does not have is
         left out. Raises: NetError: the port is in use, or no host could be bound.
@@ -132,7 +166,7 @@ class IrohEndpoint:
         failure: BaseException | None = None
         for chosen in _choices(hosts):
             try:
-                return cls(await _bind(seed, port, chosen))
+                return cls(await _bind(seed, port, chosen, protocol, relays), relays)
             except _FAILURES as error:
                 failure = failure or error
         where = f"port {port}" if port else "any port"
@@ -149,17 +183,61 @@ class IrohEndpoint:
         return tuple(self._endpoint.bound_sockets())
 
     async def dial(
-        self, peer: bytes, addresses: Sequence[str], timeout: float = DIAL_SECONDS
+        self,
+        peer: bytes,
+        addresses: Sequence[str],
+        timeout: float = DIAL_SECONDS,
+        *,
+        protocol: bytes = ALPN,
     ) -> IrohConnection:
         try:
             key = iroh.EndpointId.from_bytes(bytes(peer))
-            target = iroh.EndpointAddr(key, None, list(addresses))
+            direct = [address for address in addresses if not is_relay(address)]
+            relays = [address for address in addresses if is_relay(address)]
+            await self.use_relays(relays)
+            by: list[str | None] = [*relays] or [None]
+            ways = [iroh.EndpointAddr(key, relay, direct) for relay in by]
             async with asyncio.timeout(timeout):
-                connection = IrohConnection(await self._endpoint.connect(target, ALPN))
+                connection = IrohConnection(await self._first(ways, protocol))
         except (*_FAILURES, TimeoutError) as error:
             raise Unreachable(f"no answer from {_listed(addresses)}") from error
         connection.allow_streams(0)  # only the side that dials asks
         return connection
+
+    async def _first(self, ways: Sequence[Any], protocol: bytes) -> Any:
+        """The first connection of those that are tried, one after another and then side by side.
+
+        Raises: one of `_FAILURES`: the last, when none works.
+        """
+
+        async def attempt(number: int) -> Any:
+            await asyncio.sleep(number * _STAGGER_SECONDS)
+            return await self._endpoint.connect(ways[number], protocol)
+
+        attempts = {asyncio.create_task(attempt(number)) for number in range(len(ways))}
+        try:
+            waiting = attempts
+            while True:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task.exception() is None or not waiting:
+                        return task.result()
+        finally:
+            for task in attempts:
+                task.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
+
+    async def use_relays(self, urls: Iterable[str], token: str = "") -> None:
+        for url in urls:
+            if url not in self._relays:
+                self._relays.add(url)
+                config = iroh.RelayConfig(url=url, quic_port=None, auth_token=token or None)
+                await _net(self._endpoint.insert_relay(config))
+
+    async def note_external(self, address: str) -> None:
+        if address and address not in self._external:
+            self._external.add(address)
+            await _net(self._endpoint.add_external_addr(address))
 
     async def accept(self) -> IrohIncoming | None:
         while (incoming := await self._endpoint.accept_next()) is not None:
@@ -174,12 +252,14 @@ class IrohEndpoint:
             await self._endpoint.close()
 
 
-async def _bind(seed: bytes, port: int, hosts: Sequence[str]) -> Any:
+async def _bind(
+    seed: bytes, port: int, hosts: Sequence[str], protocol: bytes, relays: Sequence[str]
+) -> Any:
     builder: Any = iroh_ffi.EndpointBuilder()  # type: ignore[no-untyped-call]
     builder.apply_minimal()
-    builder.relay_mode(iroh.RelayMode.disabled())
+    builder.relay_mode(iroh.RelayMode.custom_from_urls(list(relays)))
     builder.secret_key(seed)
-    builder.alpns([ALPN])
+    builder.alpns([protocol])
     for host in hosts:
         builder.bind_addr(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     return await builder.bind()
@@ -200,6 +280,8 @@ async def _net(pending: Awaitable[T]) -> T:
         text = str(error.message())
         if text.startswith(("Reset", "Stopped")):
             raise StreamReset("the other side gave up on the stream") from error
+        if _CLEAN in text:
+            raise ConnectionClosed("the other side closed the connection") from error
         raise ConnectionLost(f"the connection was lost ({_short(text)})") from error
     except iroh_ffi.InternalError as error:
         raise ConnectionLost("the connection was lost (internal error)") from error

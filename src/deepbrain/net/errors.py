@@ -3,6 +3,7 @@
 NetError
 ├── Unreachable        nobody with that key answered at any of the addresses in time
 ├── ConnectionLost     the connection ended, by either side or by silence
+│   └── ConnectionClosed   the other side closed it because it was done
 ├── StreamReset        the other side gave up on this stream
 ├── StreamEnded        the stream ended in the middle of something
 ├── MalformedMessage   a frame is too long, or is not the message it should be
@@ -26,6 +27,10 @@ class Unreachable(NetError):
 
 class ConnectionLost(NetError):
     """The connection ended."""
+
+
+class ConnectionClosed(ConnectionLost):
+    """The other side closed the connection because it was done with it."""
 
 
 class StreamReset(NetError):

@@ -2,13 +2,19 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Final
 
-from deepbrain.net.errors import ConnectionLost, NetError, StreamReset, Unreachable
+from deepbrain.net.errors import (
+    ConnectionClosed,
+    ConnectionLost,
+    NetError,
+    StreamReset,
+    Unreachable,
+)
 from deepbrain.net.stream import Stream
-from deepbrain.net.transport import CLOSED_CLEANLY, DIAL_SECONDS, TransportKey
+from deepbrain.net.transport import ALPN, CLOSED_CLEANLY, DIAL_SECONDS, TransportKey
 
 WINDOW: Final = 1 << 20
 """Bytes under way in one direction of a stream before its writer waits."""
@@ -58,7 +64,12 @@ class FakeEndpoint:
         return (self._address,)
 
     async def dial(
-        self, peer: bytes, addresses: Sequence[str], timeout: float = DIAL_SECONDS
+        self,
+        peer: bytes,
+        addresses: Sequence[str],
+        timeout: float = DIAL_SECONDS,
+        *,
+        protocol: bytes = ALPN,
     ) -> "FakeConnection":
         target = self._network.find(peer, addresses)
         if target is None:
@@ -72,6 +83,12 @@ class FakeEndpoint:
             raise Unreachable("no answer from " + ", ".join(addresses)) from error
         connection.allow_streams(0)
         return connection
+
+    async def use_relays(self, urls: Iterable[str], token: str = "") -> None:
+        """There are none in memory."""
+
+    async def note_external(self, address: str) -> None:
+        """Everybody is seen as they are."""
 
     async def accept(self) -> "FakeIncoming | None":
         return None if self._closed else await self._knocks.get()
@@ -119,6 +136,7 @@ class FakeConnection:
         self._freed = asyncio.Event()
         self._closed = asyncio.Event()
         self._reason = ""
+        self._clean = False
         self._pipes: list[_Pipe] = []
         self.peer: FakeConnection
 
@@ -128,6 +146,10 @@ class FakeConnection:
 
     @property
     def remote_address(self) -> str:
+        return self._remote_address
+
+    @property
+    def direct_address(self) -> str:
         return self._remote_address
 
     async def open(self) -> Stream:
@@ -156,8 +178,8 @@ class FakeConnection:
         self.peer._freed.set()
 
     def close(self, code: int = CLOSED_CLEANLY, reason: str = "") -> None:
-        for side in (self, self.peer):
-            side._end(f"closed with code {code}: {reason}")
+        self._end(f"closed with code {code}: {reason}")
+        self.peer._end(f"closed with code {code}: {reason}", clean=code == CLOSED_CLEANLY)
 
     async def wait_closed(self) -> str:
         await self._closed.wait()
@@ -167,10 +189,11 @@ class FakeConnection:
         self._live -= 1
         self._freed.set()
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, clean: bool = False) -> None:
         if self._closed.is_set():
             return
         self._reason = reason
+        self._clean = clean
         self._closed.set()
         self._freed.set()
         self._arrived.put_nowait(None)
@@ -182,6 +205,8 @@ class FakeConnection:
             raise self._lost()
 
     def _lost(self) -> ConnectionLost:
+        if self._clean:
+            return ConnectionClosed("the other side closed the connection")
         return ConnectionLost(f"the connection was lost ({self._reason})")
 
 

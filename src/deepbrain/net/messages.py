@@ -14,6 +14,8 @@ that *finishes* is complete, one that is *reset* failed on the way.
     CopyOut(paths)         → Done, a raw tar
     CopyIn(dest)           → Done, ← a raw tar, → Done
     Stop                   → Done
+    Begin(name)            a request that outlives this connection follows, in records (`lasting.py`)
+    Again(name, received)  → Resumed(received), and its records go on
 
 Instead of any reply there may be `Refused`. Indices are append-only.
 """
@@ -55,6 +57,12 @@ class Digest(FixedBytes, size=32):
 
 class Salt(FixedBytes, size=32):
     """Random bytes that keep a public manifest hash from being guessed."""
+
+    __slots__ = ()
+
+
+class StreamName(FixedBytes, size=16):
+    """Random bytes that only both ends of a lasting stream know."""
 
     __slots__ = ()
 
@@ -239,6 +247,20 @@ class Stop(Request, index=9):
     """SIGTERM to the job, SIGKILL 30 s later."""
 
 
+class Begin(Request, index=16):
+    """What follows on this stream outlives its connection; as what it is asked for again."""
+
+    name: StreamName
+
+
+class Again(Request, index=17):
+    """Go on with a stream whose connection broke."""
+
+    name: StreamName
+    received: U64
+    """Bytes (and the end) of it that have come here: what need not be sent again."""
+
+
 class Reply(TaggedUnion):
     """What a machine answers."""
 
@@ -289,3 +311,9 @@ class LogsFrom(Reply, index=7):
     """Log bytes follow from here; above the offset asked for where older ones were dropped."""
 
     offset: U64
+
+
+class Resumed(Reply, index=16):
+    """As `Again`, from the machine."""
+
+    received: U64

@@ -11,22 +11,35 @@
 
 Every call may raise `Refused` (the machine's own sentence), `ConnectionLost`, or another `NetError`.
 After a `ConnectionLost` open a new session and resume: blobs by themselves, logs from the last
-`LogRecord.end`. Calls of one session may run at the same time; each has its own stream.
+`LogRecord.end`. Commands (`exec`) need no such care: they go on over a new connection by themselves.
+Calls of one session may run at the same time; each has its own stream.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 from weakref import WeakSet
 
-from deepbrain.net.access import Grant
-from deepbrain.net.errors import MalformedMessage, NetError, Refused, StreamEnded
+from deepbrain.net.access import Grant, token_of
+from deepbrain.net.errors import (
+    ConnectionLost,
+    MalformedMessage,
+    NetError,
+    RefusalCode,
+    Refused,
+    StreamEnded,
+)
 from deepbrain.net.frames import expect_reply, request_bytes
+from deepbrain.net.lasting import Lasting
 from deepbrain.net.messages import (
     Access,
+    Again,
+    Begin,
     CopyIn,
     CopyOut,
     Digest,
@@ -44,9 +57,11 @@ from deepbrain.net.messages import (
     PutBlob,
     PutManifest,
     Request,
+    Resumed,
     State,
     Status,
     Stop,
+    StreamName,
     Wanted,
 )
 from deepbrain.net.records import (
@@ -64,7 +79,14 @@ from deepbrain.net.records import (
     record,
 )
 from deepbrain.net.stream import READ_SIZE, Stream
-from deepbrain.net.transport import CLOSED_BROKEN, DIAL_SECONDS, Connection, Endpoint
+from deepbrain.net.transport import (
+    CLOSED_BROKEN,
+    DIAL_SECONDS,
+    Connection,
+    Endpoint,
+    is_relay,
+)
+from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.ids import MachineId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import U16, U64
@@ -78,6 +100,13 @@ BEAT_SECONDS: Final = 3.0
 SILENCE_SECONDS: Final = 10.0
 """How long it waits for that answer, or for any byte: a machine whose agent was killed sends no
 farewell, and the transport alone would take 30 s to notice; one whose disk is busy may be slow."""
+
+MEND_SECONDS: Final = 115.0
+"""How long a machine that cannot be reached is dialled again for the sake of a lasting stream; it keeps
+such a stream for 120 s."""
+
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 2.0
 
 OnProgress = Callable[[int, int], None]
 """`(bytes done, bytes in all)`, called a few times a second at most by whoever shows it."""
@@ -128,6 +157,7 @@ class ExecStream:
         if kind != EXIT or len(payload) != 1:
             raise MalformedMessage("the machine sent something that is not a command's output")
         self._exit = payload[0]
+        await self._stream.finish()
         return None
 
     async def write(self, data: bytes) -> None:
@@ -165,17 +195,37 @@ class ExecStream:
         await self.close()
 
 
-class Session:
-    """One authenticated connection; `Session.open` makes one."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a machine is, and what it is asked to accept."""
 
-    def __init__(self, connection: Connection, greeting: Greeting, granted: Granted) -> None:
-        self._connection = connection
-        self.greeting = greeting
+    addresses: Sequence[str]
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A connection whose proof was accepted."""
+
+    connection: Connection
+    greeting: Greeting
+    granted: Granted
+
+
+class Session:
+    """One authenticated connection, made anew when a lasting stream needs it; `Session.open` makes one."""
+
+    def __init__(self, opened: _Opened, reopen: Callable[[], Awaitable[_Opened]]) -> None:
+        self._connection = opened.connection
+        self.greeting = opened.greeting
         """What the machine says of itself: version, isolation mode, images."""
-        self.granted = granted
+        self.granted = opened.granted
         """Scopes and last block the machine has accepted."""
+        self._reopen = reopen
+        self._mending = asyncio.Lock()
         self._streams: WeakSet[Stream] = WeakSet()
-        self._beat = asyncio.create_task(self._watch_over())
+        self._carriers: set[asyncio.Task[None]] = set()
+        self._beat = asyncio.create_task(self._watch_over(self._connection))
 
     @classmethod
     async def open(
@@ -185,37 +235,28 @@ class Session:
         grant: Grant,
         renter: Keypair,
         timeout: float = DIAL_SECONDS,
+        again: Callable[[], Awaitable[Way]] | None = None,
     ) -> Self:
         """Dial the grant's machine and prove that the order is ours.
 
-        `endpoint` must have a fresh key per process: the proof is bound to it.
+        `endpoint` must have a fresh key per process: the proof is bound to it. `again` tells the way anew
+        when the connection has broken; without it the same one is tried.
 
         Raises: Unreachable: nobody with that id answers within `timeout` seconds; Refused: the
         machine does not know the order (yet) or does not accept the proof; NetError.
         """
-        connection = await endpoint.dial(grant.machine, addresses, timeout)
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await cls._authenticate(
-                    connection, grant, grant.proven(endpoint.key, renter)
-                )
-        except TimeoutError as error:
-            connection.close()
-            raise NetError("the machine does not answer") from error
-        except BaseException:
-            connection.close()
-            raise
+        first = Way(addresses, grant)
 
-    @classmethod
-    async def _authenticate(cls, connection: Connection, grant: Grant, access: Access) -> Self:
-        stream = await connection.open()
-        await stream.write(request_bytes(Hello()) + request_bytes(access))
-        greeting = await expect_reply(stream, Greeting)
-        if greeting.machine != grant.machine:
-            raise MalformedMessage("the machine names itself by another id")
-        granted = await expect_reply(stream, Granted)
-        await stream.close()
-        return cls(connection, greeting, granted)
+        async def reopen() -> _Opened:
+            way = first if again is None else await again()
+            return await _open(endpoint, way, renter, timeout)
+
+        return cls(await _open(endpoint, first, renter, timeout), reopen)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether packets go straight to the machine now, and not through a relay."""
+        return bool(self._connection.direct_address)
 
     async def put_manifest(self, manifest: Manifest) -> Wanted:
         """Hand over what to run; its hash must be the one on the chain.
@@ -275,9 +316,13 @@ class Session:
         cols: int = 80,
         rows: int = 24,
     ) -> ExecStream:
-        """Run a command beside the job. At most 16 at once per order."""
+        """Run a command beside the job. At most 16 at once per order.
+
+        It goes on when the connection breaks, for up to two minutes; nothing of its input and output is
+        lost then.
+        """
         request = Exec(argv=tuple(argv), env=env, cwd=cwd, tty=tty, cols=U16(cols), rows=U16(rows))
-        stream = await self._ask(request)
+        stream = await self._ask_lasting(request)
         try:
             await expect_reply(stream, Done)
         except BaseException:
@@ -316,6 +361,8 @@ class Session:
     def close(self) -> None:
         """Close the connection; commands started over it are killed. Idempotent."""
         self._beat.cancel()
+        for carrier in self._carriers:
+            carrier.cancel()
         self._connection.close()
 
     async def __aenter__(self) -> Self:
@@ -329,14 +376,14 @@ class Session:
     ) -> None:
         self.close()
 
-    async def _watch_over(self) -> None:
+    async def _watch_over(self, connection: Connection) -> None:
         """Close the connection once the machine is silent, so that every waiting call hears of it."""
         try:
             while True:
                 await asyncio.sleep(BEAT_SECONDS)
                 await self._hear()
         except (NetError, TimeoutError):
-            self._connection.close(CLOSED_BROKEN, "the machine is silent")
+            connection.close(CLOSED_BROKEN, "the machine is silent")
 
     async def _hear(self) -> None:
         """Raises: TimeoutError: no answer in time, nor a byte of anything else; NetError."""
@@ -353,7 +400,10 @@ class Session:
             await self.status()
 
     async def _ask(self, request: Request) -> Stream:
-        stream = await self._connection.open()
+        return await self._ask_over(self._connection, request)
+
+    async def _ask_over(self, connection: Connection, request: Request) -> Stream:
+        stream = await connection.open()
         self._streams.add(stream)
         try:
             await stream.write(request_bytes(request))
@@ -361,6 +411,102 @@ class Session:
             await stream.reset()
             raise
         return stream
+
+    async def _ask_lasting(self, request: Request) -> Stream:
+        """A request whose stream goes on when the connection breaks."""
+        lasting, name = Lasting(), StreamName(os.urandom(StreamName.SIZE))
+        carrier = asyncio.create_task(self._carry(lasting, name))
+        self._carriers.add(carrier)
+        carrier.add_done_callback(self._carriers.discard)
+        stream = Stream(lasting)
+        await stream.write(request_bytes(request))
+        return stream
+
+    async def _carry(self, lasting: Lasting, name: StreamName) -> None:
+        """Carry a lasting stream over one connection after another, until it is over."""
+        connection, begun = self._connection, False
+        try:
+            while not lasting.is_over:
+                try:
+                    await self._carry_over(connection, lasting, name, again=begun)
+                except (Refused, MalformedMessage):
+                    raise
+                except NetError:
+                    connection = await self._mended(connection)
+                begun = True
+        except NetError as error:
+            lasting.fail(error)
+        finally:
+            lasting.fail(ConnectionLost("the session was closed"))
+
+    async def _carry_over(
+        self, connection: Connection, lasting: Lasting, name: StreamName, *, again: bool
+    ) -> None:
+        """Raises: NetError: the connection broke; Refused: the machine does not know the stream."""
+        received = 0
+        ask = Again(name=name, received=U64(lasting.received)) if again else Begin(name=name)
+        async with await self._ask_over(connection, ask) as stream:
+            if again:
+                received = int((await expect_reply(stream, Resumed)).received)
+            await lasting.carry(stream, received)
+
+    async def _mended(self, broken: Connection) -> Connection:
+        """A connection in place of a broken one, the same for all who ask.
+
+        Raises: NetError: there was none to be had for `MEND_SECONDS`.
+        """
+        async with self._mending:
+            if self._connection is not broken:
+                return self._connection
+            self._beat.cancel()
+            broken.close(CLOSED_BROKEN, "it broke")
+            opened = await self._opened_again()
+            self._connection = opened.connection
+            self._beat = asyncio.create_task(self._watch_over(self._connection))
+            return self._connection
+
+    async def _opened_again(self) -> _Opened:
+        loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE
+        deadline = loop.time() + MEND_SECONDS
+        while True:
+            try:
+                return await self._reopen()
+            except Refused as refusal:
+                if refusal.code is not RefusalCode.LIMIT:
+                    raise
+            except (DeepBrainError, OSError) as error:
+                if loop.time() + pause > deadline:
+                    raise ConnectionLost(f"the machine cannot be reached again: {error}") from error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _open(endpoint: Endpoint, way: Way, renter: Keypair, timeout: float) -> _Opened:
+    """Raises: as `Session.open`."""
+    access = way.grant.proven(endpoint.key, renter)
+    relays = [address for address in way.addresses if is_relay(address)]
+    await endpoint.use_relays(relays, token_of(access))
+    connection = await endpoint.dial(way.grant.machine, way.addresses, timeout)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await _authenticate(connection, way.grant, access)
+    except TimeoutError as error:
+        connection.close()
+        raise NetError("the machine does not answer") from error
+    except BaseException:
+        connection.close()
+        raise
+
+
+async def _authenticate(connection: Connection, grant: Grant, access: Access) -> _Opened:
+    stream = await connection.open()
+    await stream.write(request_bytes(Hello()) + request_bytes(access))
+    greeting = await expect_reply(stream, Greeting)
+    if greeting.machine != grant.machine:
+        raise MalformedMessage("the machine names itself by another id")
+    granted = await expect_reply(stream, Granted)
+    await stream.close()
+    return _Opened(connection, greeting, granted)
 
 
 async def _send_file(

@@ -4,7 +4,7 @@ Implementations: `endpoint.IrohEndpoint` (QUIC, both ends proven by their keys) 
 `fake.FakeEndpoint` (in memory). One conformance suite runs on both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from deepbrain.net.stream import Stream
@@ -22,6 +22,16 @@ CLOSED_BROKEN: Final = 2
 """Codes of `Connection.close`."""
 
 
+def is_relay(address: str) -> bool:
+    """Whether an address is a relay's URL."""
+    return address.startswith(("http://", "https://"))
+
+
+def host_of(address: str) -> str:
+    """The IP of an `ip:port`, without brackets; empty for an empty one."""
+    return address.rpartition(":")[0].strip("[]")
+
+
 class TransportKey(FixedBytes, size=32):
     """The ed25519 public key at one end of a connection: a `MachineId`, or a renter's session."""
 
@@ -37,6 +47,11 @@ class Connection(Protocol):
     @property
     def remote_address(self) -> str:
         """Where the packets come from, for logs; empty when unknown."""
+        ...
+
+    @property
+    def direct_address(self) -> str:
+        """`ip:port` of the other side where packets go straight to it; empty while a relay is between."""
         ...
 
     async def open(self) -> Stream:
@@ -85,12 +100,27 @@ class Endpoint(Protocol):
         ...
 
     async def dial(
-        self, peer: bytes, addresses: Sequence[str], timeout: float = DIAL_SECONDS
+        self,
+        peer: bytes,
+        addresses: Sequence[str],
+        timeout: float = DIAL_SECONDS,
+        *,
+        protocol: bytes = ALPN,
     ) -> Connection:
-        """Connect to whoever holds the key `peer` at one of `addresses` (`ip:port`).
+        """Connect to whoever holds the key `peer` at one of `addresses`: `ip:port`, or the URL of a
+        relay that knows it. All are tried at once, and the first way that works is taken; what began
+        over a relay moves to a direct path where there is one.
 
         Raises: Unreachable: nobody there, another key there, or not within `timeout` seconds.
         """
+        ...
+
+    async def use_relays(self, urls: Iterable[str], token: str = "") -> None:
+        """Show `token` to these relays when they are used first; at least be able to use them."""
+        ...
+
+    async def note_external(self, address: str) -> None:
+        """Others see us at `address` (`ip:port`): peers reached through a relay are told to try it."""
         ...
 
     async def accept(self) -> Incoming | None:

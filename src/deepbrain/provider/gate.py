@@ -8,16 +8,24 @@ own stream and nothing else.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
-from deepbrain.net.errors import MalformedMessage, NetError, RefusalCode, Refused
-from deepbrain.net.frames import read_request
-from deepbrain.net.messages import Request
+from deepbrain.net.errors import (
+    ConnectionClosed,
+    MalformedMessage,
+    NetError,
+    RefusalCode,
+    Refused,
+)
+from deepbrain.net.frames import read_request, reply_bytes
+from deepbrain.net.messages import Again, Begin, Request, Resumed
 from deepbrain.net.stream import Stream
 from deepbrain.net.transport import CLOSED_BROKEN, CLOSED_REFUSED, Connection, Endpoint, Incoming
+from deepbrain.primitives.units import U64
 from deepbrain.provider.admission import Admission, Turned, Visit, refuse
 from deepbrain.provider.book import Book
+from deepbrain.provider.enduring import Enduring
 from deepbrain.sandbox.sandbox import SandboxError
 
 log = logging.getLogger(__name__)
@@ -36,13 +44,22 @@ Serve = Callable[[Visit, Request, Stream], Awaitable[None]]
 
 
 class Gate:
-    def __init__(self, endpoint: Endpoint, admission: Admission, book: Book, serve: Serve) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        admission: Admission,
+        book: Book,
+        serve: Serve,
+        enduring: Enduring | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._admission = admission
         self._book = book
         self._serve = serve
         self._unproven = 0
         self._visits: dict[int, list[Visit]] = {}
+        self._enduring = enduring or Enduring()
+        self._group: asyncio.TaskGroup | None = None
 
     @property
     def unproven(self) -> int:
@@ -52,6 +69,7 @@ class Gate:
     async def run(self) -> None:
         """Serve until the endpoint is closed."""
         async with asyncio.TaskGroup() as group:
+            self._group = group
             while (incoming := await self._endpoint.accept()) is not None:
                 if self._unproven >= UNPROVEN_CONNECTIONS:
                     await incoming.refuse()
@@ -92,7 +110,9 @@ class Gate:
         _close(connection, CLOSED_REFUSED)
 
     async def _welcome(self, visit: Visit) -> None:
-        """Serve an authenticated connection until it ends; what is under way then is cancelled."""
+        """Serve an authenticated connection until it ends; what is under way then is cancelled, but
+        for lasting streams, which are kept for a while unless the renter closed it by itself.
+        """
         visits = self._visits.setdefault(visit.order, [])
         self._make_place(visits)
         visits.append(visit)
@@ -101,6 +121,8 @@ class Gate:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._close_at_expiry(visit))
                 await self._accept_streams(visit, group)
+        except* ConnectionClosed:
+            self._enduring.done_with(visit)
         except* NetError:
             visit.connection.close(CLOSED_BROKEN)
         finally:
@@ -125,8 +147,17 @@ class Gate:
             group.create_task(self._handle(visit, stream))
 
     async def _handle(self, visit: Visit, stream: Stream) -> None:
+        """A stream of a connection: a request, or the carrier of one that outlives it."""
         try:
-            await self._answer(visit, stream)
+            await self._answer_or_refuse(visit, stream, self._answer)
+        finally:
+            visit.streams -= 1
+
+    async def _answer_or_refuse(
+        self, visit: Visit, stream: Stream, answer: Callable[[Visit, Stream], Awaitable[None]]
+    ) -> None:
+        try:
+            await answer(visit, stream)
         except Refused as refusal:
             await refuse(stream, refusal)
         except MalformedMessage as error:
@@ -143,14 +174,32 @@ class Gate:
             await stream.reset(1)
         finally:
             await stream.close()
-            visit.streams -= 1
 
     async def _answer(self, visit: Visit, stream: Stream) -> None:
         if sum(one.streams for one in self._visits.get(visit.order, ())) > STREAMS_PER_ORDER:
             raise Refused(RefusalCode.LIMIT, f"order {visit.order} has too many streams open")
-        async with asyncio.timeout(REQUEST_SECONDS):
-            request = await read_request(stream)
-        await self._serve(visit, request, stream)
+        request = await _request(stream)
+        match request:
+            case Begin(name=name):
+                lasting = self._enduring.begin(visit, name)
+                self._outlive(self._answer_or_refuse(visit, Stream(lasting), self._answer_lasting))
+                await self._enduring.carry(visit, name, stream, 0)
+            case Again(name=name, received=received):
+                lasting = self._enduring.find(visit, name)
+                await stream.write(reply_bytes(Resumed(received=U64(lasting.received))))
+                await self._enduring.carry(visit, name, stream, int(received))
+            case _:
+                await self._serve(visit, request, stream)
+
+    async def _answer_lasting(self, visit: Visit, stream: Stream) -> None:
+        """A request that goes on when its connection breaks; it cannot be one for another such."""
+        await self._serve(visit, await _request(stream), stream)
+
+    def _outlive(self, answering: Coroutine[Any, Any, None]) -> None:
+        """Run a task that ends with the gate, not with a connection."""
+        if self._group is None:
+            raise AssertionError("connections come while the gate runs")
+        self._group.create_task(answering)
 
     async def _close_at_expiry(self, visit: Visit) -> None:
         while self._book.block < visit.proof.last_block:
@@ -164,6 +213,11 @@ class Gate:
         if not visits:
             self._visits.pop(visit.order, None)
         log.info("order %s: disconnected", visit.order)
+
+
+async def _request(stream: Stream) -> Request:
+    async with asyncio.timeout(REQUEST_SECONDS):
+        return await read_request(stream)
 
 
 def _close(connection: Connection | None, code: int) -> None:

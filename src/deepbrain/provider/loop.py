@@ -25,6 +25,7 @@ from deepbrain.provider.actual import Actual, read_actual
 from deepbrain.provider.admission import Admission
 from deepbrain.provider.book import Book
 from deepbrain.provider.chain import Chain, Desired, Known, Unknown
+from deepbrain.provider.enduring import Enduring
 from deepbrain.provider.gate import Gate
 from deepbrain.provider.identity import AgentConfig
 from deepbrain.provider.plan import Action, Close, DeclareStarted, Destroy, Policy, Refuse, plan
@@ -76,6 +77,7 @@ class Agent:
     endpoint: Endpoint
     host_lost: asyncio.Event | None = None
     """Set when the root helper has gone."""
+    enduring: Enduring = field(default_factory=Enduring, init=False)
     records: Records = field(init=False)
     book: Book = field(init=False)
     _actor: Actor = field(init=False)
@@ -103,7 +105,7 @@ class Agent:
             self.book, self.records, self.sandbox, self.config.capacity, self.config.image_bytes
         )
         admission = Admission(self.machine, self.book, self.greeting)
-        gate = Gate(self.endpoint, admission, self.book, service.serve)
+        gate = Gate(self.endpoint, admission, self.book, service.serve, self.enduring)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch_chain())
             group.create_task(self._reconcile(group))

@@ -37,6 +37,7 @@ from deepbrain.pallets.machines import (
     Hardware,
     Isolation,
     Machines,
+    Network,
     bond_message,
 )
 from deepbrain.pallets.rent import Rent
@@ -153,6 +154,7 @@ class Signer:
                 disk_mib=U32(1 << 20),
             ),
             isolation=Isolation.GVISOR,
+            network=Network.NONE,
             price=MicroUsd(1000),
             address=Address(endpoints=(), relays=()),
             signature=key.sign(bond_message(self.genesis, message)),

@@ -15,7 +15,7 @@ from deepbrain.net.endpoint import IrohEndpoint
 from deepbrain.node.node import Node, NodeConfig, load_spec
 from deepbrain.node.rpc.server import Bind
 from deepbrain.node.signatures import InlineSignatures
-from deepbrain.pallets.machines import Isolation
+from deepbrain.pallets.machines import Isolation, Network
 from deepbrain.primitives.ids import MachineId
 from deepbrain.primitives.keys import Keypair, Scheme
 from deepbrain.primitives.units import MicroUsd
@@ -25,6 +25,7 @@ from deepbrain.provider.loop import Agent
 from deepbrain.provider.onchain import OnChain
 from deepbrain.sandbox.fake import FakeProcess, FakeSandbox
 from deepbrain.sandbox.sandbox import Mode, SandboxError
+from deepbrain.sandbox.sandbox import Network as SandboxNetwork
 
 ALICE, BOB = Keypair.from_uri("//Alice"), Keypair.from_uri("//Bob")
 IMAGE = b"a fake image"
@@ -101,6 +102,7 @@ class Market:
         kind: type[FakeSandbox] = FakeSandbox,
         mode: Mode = Mode.GVISOR,
         isolation: Isolation = Isolation.GVISOR,
+        network: Network = Network.NONE,
         listen: bool = True,
     ) -> Provider:
         number = len(self.providers)
@@ -112,11 +114,22 @@ class Market:
         key = Keypair.from_seed(seed, Scheme.ED25519)
         address = address_record([f"127.0.0.1:{port}"])
         listing = Listing(
-            key, hardware_of(INVENTORY, INVENTORY.capacity()), isolation, MicroUsd(price), address
+            key,
+            hardware_of(INVENTORY, INVENTORY.capacity()),
+            isolation,
+            network,
+            MicroUsd(price),
+            address,
         )
         await enlist(self.client, listing, BOB.public, BOB)
         (data / "sandbox").mkdir()
-        sandbox = kind(PROGRAMS, root=data / "sandbox", mode=mode, grace=0.5)
+        sandbox = kind(
+            PROGRAMS,
+            root=data / "sandbox",
+            mode=mode,
+            network=SandboxNetwork[network.name],
+            grace=0.5,
+        )
         archive = data / "image.tar"
         archive.write_bytes(IMAGE)
         await sandbox.import_image(archive, sha256(IMAGE).hexdigest(), "base")

@@ -19,7 +19,7 @@ from deepbrain.cli.machine import (
     while_rented,
 )
 from deepbrain.cli.provide import _owners
-from deepbrain.pallets.machines import Isolation, Machines
+from deepbrain.pallets.machines import Isolation, Machines, Network
 from deepbrain.pallets.rent import OrderPlaced, Rent
 from deepbrain.primitives.ids import Hash
 from deepbrain.primitives.keys import Keypair
@@ -33,6 +33,7 @@ def listing(place: Place, inventory: Inventory, price: int) -> Listing:
         load_or_make_key(place.agent),
         hardware_of(inventory, inventory.capacity()),
         Isolation.GVISOR,
+        Network.NONE,
         MicroUsd(price),
         address_record(["127.0.0.1:4001"]),
     )

@@ -19,6 +19,7 @@ from tests.e2e.terminal import Terminal
 from deepbrain.cli.machine import Listing, address_record, enlist
 from deepbrain.client import Client
 from deepbrain.pallets.machines import Hardware, Isolation, Machines
+from deepbrain.pallets.machines import Network as NetworkOffer
 from deepbrain.primitives.ids import MachineId
 from deepbrain.primitives.keys import Keypair, Scheme
 from deepbrain.primitives.units import U16, U32, MicroUsd
@@ -147,7 +148,7 @@ GHOST = Keypair.from_seed(b"g" * 32, Scheme.ED25519)
 async def _list_ghost(url: str) -> None:
     hardware = Hardware(gpu_model="", gpus=U16(0), gpu_memory_mib=U32(0), cpu_model="ghost",
                         cpus=U16(1), memory_mib=U32(1024), disk_mib=U32(4096))  # fmt: skip
-    listing = Listing(GHOST, hardware, Isolation.GVISOR, MicroUsd(1),
+    listing = Listing(GHOST, hardware, Isolation.GVISOR, NetworkOffer.NONE, MicroUsd(1),
                       address_record(["127.0.0.1:9"]))  # fmt: skip
     async with await Client.connect(url) as client:
         await enlist(client, listing, PROVIDER.public, PROVIDER)

@@ -19,6 +19,7 @@ from deepbrain.net.messages import (
     Hello,
     Logs,
     Manifest,
+    Network,
     PutManifest,
     Refusal,
     Reply,
@@ -44,6 +45,7 @@ MANIFEST = Manifest(
     workspace=None,
     out=("*.bin",),
     tty=False,
+    network=Network.INTERNET,
 )
 REQUESTS = [
     Hello(),

@@ -17,6 +17,7 @@ from deepbrain.pallets.machines import (
     Hardware,
     Isolation,
     Machines,
+    Network,
     bond_message,
 )
 from deepbrain.primitives.ids import AccountId, Hash, MachineId
@@ -83,6 +84,7 @@ def bond_call(genesis: Hash, owner="Charlie"):
             disk_mib=U32(100_000),
         ),
         isolation=Isolation.GVISOR,
+        network=Network.NONE,
         price=MicroUsd(1000),
         address=Address(endpoints=(), relays=()),
         signature=key("Machine", Scheme.ED25519).sign(bond_message(genesis, message)),

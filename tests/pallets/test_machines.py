@@ -21,6 +21,7 @@ from deepbrain.pallets.machines import (
     Ip4Octets,
     Isolation,
     Machines,
+    Network,
     Status,
     status_of,
 )
@@ -103,6 +104,7 @@ def test_every_edit_raises_the_version_of_the_offer(chain):
         Machines.set_address.make(machine=MACHINE, address=address),
         Machines.pause.make(machine=MACHINE),
         Machines.resume.make(machine=MACHINE),
+        Machines.set_network.make(machine=MACHINE, network=Network.INTERNET),
         Machines.set_hardware.make(
             machine=MACHINE, hardware=hardware(2), isolation=Isolation.GVISOR_OWN
         ),
@@ -113,6 +115,7 @@ def test_every_edit_raises_the_version_of_the_offer(chain):
         assert machine_of(chain).offer_version == version
         assert chain.refused(ALICE, edit) in refusals
     assert machine_of(chain).address == address
+    assert machine_of(chain).network is Network.INTERNET
     assert chain.held(BOB) == 2 * STAKE
 
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from tests.net.ends import Net
 
 from deepbrain.net.access import Grant
-from deepbrain.net.messages import PROTOCOL_VERSION, Digest, Manifest, Salt, Stage, Workspace
+from deepbrain.net.messages import (
+    PROTOCOL_VERSION,
+    Digest,
+    Manifest,
+    Network,
+    Salt,
+    Stage,
+    Workspace,
+)
 from deepbrain.net.session import Session
 from deepbrain.net.transport import Endpoint
 from deepbrain.primitives.ids import AccountId, MachineId, OrderId
@@ -83,6 +91,7 @@ def manifest_of(*argv: str, workspace: bytes | None = None, salt: int = 1, **cha
         workspace=named,
         out=(),
         tty=False,
+        network=Network.NONE,
     )
     return manifest.but(**changes)
 

@@ -15,6 +15,7 @@ from deepbrain.pallets.machines import (
     Hardware,
     Isolation,
     Machines,
+    Network,
     bond_message,
 )
 from deepbrain.pallets.rent import Ended, Ending, OrderPlaced, Rent
@@ -60,6 +61,7 @@ async def bond(client: Client) -> None:
         machine=MACHINE,
         hardware=hardware,
         isolation=Isolation.GVISOR,
+        network=Network.NONE,
         price=MicroUsd(1000),
         address=Address(endpoints=(), relays=()),
         signature=KEY.sign(bond_message(client.genesis_hash, message)),

@@ -15,6 +15,7 @@ from deepbrain.pallets.machines import (
     Hardware,
     Isolation,
     Machines,
+    Network,
     bond_message,
 )
 from deepbrain.pallets.rent import Rent
@@ -252,6 +253,7 @@ def bond_call(chain, controller, machine, stash, price, gpus, isolation):
         machine=machine_id,
         hardware=hardware(gpus),
         isolation=isolation,
+        network=Network.NONE,
         price=MicroUsd(price),
         address=Address(endpoints=(), relays=()),
         signature=machine.sign(bond_message(chain.executive.signing.genesis, message)),

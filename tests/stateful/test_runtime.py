@@ -22,7 +22,7 @@ from tests.runtime.local import (
 )
 
 from deepbrain.pallets.balances import Balances
-from deepbrain.pallets.machines import Isolation, Machines
+from deepbrain.pallets.machines import Isolation, Machines, Network
 from deepbrain.pallets.oracle import Oracle
 from deepbrain.pallets.rent import Rent
 from deepbrain.pallets.sudo import Sudo
@@ -68,6 +68,7 @@ calls = st.one_of(
         st.builds(hardware, st.integers(0, 6), st.integers(0, 6)),
         st.sampled_from(Isolation),
     ),
+    st.builds(Machines.set_network.make, st.just(MACHINE), st.sampled_from(Network)),
     st.builds(Machines.pause.make, st.just(MACHINE)),
     st.builds(Machines.resume.make, st.just(MACHINE)),
     st.builds(Machines.unbond.make, st.just(MACHINE)),

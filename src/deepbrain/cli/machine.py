@@ -27,6 +27,7 @@ from deepbrain.pallets.machines import (
     Isolation,
     Machine,
     Machines,
+    Network,
     bond_message,
 )
 from deepbrain.primitives.ids import AccountId, MachineId
@@ -92,6 +93,8 @@ class Ready:
 
     mode: str
     refused: tuple[tuple[str, str], ...]
+    network: Network = Network.NONE
+    no_network: str = ""
 
     @property
     def isolation(self) -> Isolation:
@@ -105,6 +108,8 @@ class Ready:
         """Why it is not isolated better, one line each."""
         for mode, reason in self.refused:
             yield f"isolation {mode} is not used: {reason}"
+        if self.network is Network.NONE:
+            yield f"tenants have no network: {self.no_network}"
 
 
 async def make_ready(place: Place, mode: str, image: Path | None = None) -> Ready:
@@ -112,7 +117,12 @@ async def make_ready(place: Place, mode: str, image: Path | None = None) -> Read
     place.make()
     out = await _prepare("ready", place, mode, *([] if image is None else [str(image)]))
     found: dict[str, Any] = json.loads(out)
-    return Ready(found["mode"], tuple((name, reason) for name, reason in found["refused"]))
+    return Ready(
+        found["mode"],
+        tuple((name, reason) for name, reason in found["refused"]),
+        Network[found["network"].upper()],
+        found["no_network"],
+    )
 
 
 async def clear(place: Place, mode: str = "auto") -> None:
@@ -223,6 +233,7 @@ class Listing:
     """The machine's own."""
     hardware: Hardware
     isolation: Isolation
+    network: Network
     price: MicroUsd
     address: Address
 
@@ -316,6 +327,7 @@ async def _bond_call(client: "Client", listing: Listing, owners: Owners) -> "Cal
         machine=listing.id,
         hardware=listing.hardware,
         isolation=listing.isolation,
+        network=listing.network,
         price=listing.price,
         address=listing.address,
         signature=listing.key.sign(bond_message(client.genesis_hash, message)),
@@ -337,12 +349,14 @@ def edits_by_stash(found: Machine, wanted: Listing, owners: Owners) -> "list[Cal
 
 
 def edits_by_controller(found: Machine, wanted: Listing, owners: Owners) -> "list[Call]":
-    """What the controller may change: the address, less hardware, and that it is open again."""
+    """What the controller may change: the network, the address, less hardware, and that it is open again."""
     calls: list[Call] = []
     hardware = declarable(found, wanted, owners)
     differs = (found.hardware, found.isolation) != (hardware, wanted.isolation)
     if differs and _controller_may_declare(found, hardware, wanted):
         calls.append(_hardware_call(wanted, hardware))
+    if found.network is not wanted.network:
+        calls.append(Machines.set_network.make(machine=wanted.id, network=wanted.network))
     if found.address != wanted.address:
         calls.append(Machines.set_address.make(machine=wanted.id, address=wanted.address))
     if found.paused:

@@ -48,6 +48,10 @@ class Offered:
         return mode_name(self.machine.isolation)
 
     @property
+    def network(self) -> str:
+        return self.machine.network.name.lower()
+
+    @property
     def unit_name(self) -> str:
         return "GPU" if self.machine.hardware.gpus else "core"
 
@@ -162,7 +166,18 @@ def gpus(gpu: str | None, show_all: bool, as_json: bool) -> None:
     if as_json:
         emit([_as_json(offer, market) for offer in offers])
         return
-    head = ("machine", "unit", "free", "cores", "memory", "disk", "$/h", "DBC/h", "isolation")
+    head = (
+        "machine",
+        "unit",
+        "free",
+        "cores",
+        "memory",
+        "disk",
+        "$/h",
+        "DBC/h",
+        "isolation",
+        "network",
+    )
     rows = [_row(offer, market) for offer in offers]
     table("offers", head, rows, "nothing is offered now; `dbc gpus --all` shows what is taken")
 
@@ -185,6 +200,7 @@ def _row(offer: Offered, market: Market) -> tuple[str, ...]:
         quantity.usd(offer.machine.price).removeprefix("$"),
         per_hour if isinstance(per_hour, str) else quantity.about(per_hour),
         offer.mode,
+        offer.network,
     )
 
 
@@ -205,6 +221,7 @@ def _as_json(offer: Offered, market: Market) -> dict[str, Any]:
         "micro_usd_per_unit_hour": int(offer.machine.price),
         "planck_per_unit_hour": str(int(market.cost(offer, 1, 3600))) if known else None,
         "isolation": offer.mode,
+        "network": offer.network,
         "stash": ss58.encode(offer.machine.stash),
         "addresses": list(dial_addresses(offer.machine.address)),
         "offer_version": int(offer.machine.offer_version),

@@ -141,10 +141,15 @@ def _show(record: dict[str, Any], *, as_json: bool) -> None:
     for note in record["notes"]:
         say(note)
     rows = [
-        (machine["machine"][:12], machine["isolation"], ", ".join(machine["addresses"]))
+        (
+            machine["machine"][:12],
+            machine["isolation"],
+            machine["network"],
+            ", ".join(machine["addresses"]),
+        )
         for machine in record["machines"]
     ]
-    table("machines", ("machine", "isolation", "addresses"), rows, "no machine")
+    table("machines", ("machine", "isolation", "network", "addresses"), rows, "no machine")
 
 
 async def _run(place: Place, providers: int, mode: str, port: int, image: Path | None) -> None:
@@ -258,6 +263,7 @@ async def _provider(
         key,
         machine.hardware_of(inventory, capacity),
         able.isolation,
+        able.network,
         MicroUsd(PRICE),
         machine.address_record(addresses),
     )
@@ -268,6 +274,7 @@ async def _provider(
         "id": listing.id,
         "machine": listing.id.hex(),
         "isolation": able.mode,
+        "network": able.network.name.lower(),
         "addresses": list(addresses),
         "data": str(place.sandbox),
     }

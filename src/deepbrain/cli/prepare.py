@@ -1,6 +1,7 @@
 """A provider's directory, while no agent works in it: `python -m deepbrain.cli.prepare ACTION DIR [IMAGE]`.
 
-    ready   run the canaries, unpack the base image; print `{"mode", "refused", "image"}` as JSON
+    ready   run the canaries, unpack the base image; print as JSON `{"mode", "refused", "image",
+            "network", "no_network"}`
     clear   end every tenant and remove what is kept of it
 
 One sentence on standard error and exit code 1 where that fails. A process of its own, because whoever
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.sandbox import baseimage
+from deepbrain.sandbox.network import offered
 from deepbrain.sandbox.open import open_sandbox
 
 BASE_IMAGE: Final = baseimage.NAME
@@ -29,12 +31,15 @@ async def prepare(directory: Path, archive: Path) -> dict[str, Any]:
     try:
         digest = await asyncio.to_thread(_digest_of, archive)
         image = await sandbox.import_image(archive, digest, BASE_IMAGE)
+        network, no_network = await asyncio.to_thread(offered, sandbox.report)
     finally:
         await sandbox.close()
     return {
         "mode": sandbox.report.mode.value,
         "refused": [[refusal.mode.value, refusal.reason] for refusal in sandbox.report.refused],
         "image": image.digest,
+        "network": network.value,
+        "no_network": no_network,
     }
 
 

@@ -162,6 +162,7 @@ async def _join(
         load_or_make_key(place.agent),
         machine.hardware_of(inventory, capacity),
         ready.isolation,
+        ready.network,
         price,
         machine.address_record(addresses),
     )
@@ -234,7 +235,8 @@ def _agree(client: "Client", listing: "Listing", stash: AccountId, *, yes: bool)
     fee = client.constant(Machines, "bond_fee")
     say(
         f"{units} units at {quantity.usd(listing.price)} per hour, isolation "
-        f"{listing.isolation.name.lower().replace('_', '-')}; holds {quantity.dbc(each * units)} "
+        f"{listing.isolation.name.lower().replace('_', '-')}, network "
+        f"{listing.network.name.lower()}; holds {quantity.dbc(each * units)} "
         f"of {ss58.encode(stash)} as bond, fee {quantity.dbc(fee)}"
     )
     if not yes:

@@ -24,11 +24,12 @@ from deepbrain.cli.output import say, waiting
 from deepbrain.cli.reach import Reach
 from deepbrain.cli.wish import Wish, choose_image
 from deepbrain.client.errors import CallFailed
+from deepbrain.net import messages
 from deepbrain.net.errors import NetError
 from deepbrain.net.messages import PROTOCOL_VERSION, Digest, Greeting, Manifest, Salt
 from deepbrain.net.messages import Workspace as WorkspaceClaim
 from deepbrain.net.session import greet
-from deepbrain.pallets.machines import Machines, NotEnoughUnits
+from deepbrain.pallets.machines import Machines, Network, NotEnoughUnits
 from deepbrain.pallets.rent import (
     MachineUnavailable,
     OfferChanged,
@@ -120,8 +121,8 @@ async def _start_on(
     interrupts: Interrupts,
 ) -> Reach:
     with waiting(f"asking {offer.name}") as report:
-        greeting = await interrupts.unless(_greeting_of(renter, offer))
-        manifest = _manifest_for(wish, greeting, package)
+        greeting = await interrupts.unless(_greeting_of(renter, wish, offer))
+        manifest = _manifest_for(wish, offer, greeting, package)
         run.write_manifest(manifest.encode())
         run.note(
             genesis=str(renter.client.genesis_hash),
@@ -183,7 +184,7 @@ async def unless_ended(reach: Reach, work: Coroutine[Any, Any, object]) -> None:
         await asyncio.gather(task, ended, return_exceptions=True)
 
 
-async def _greeting_of(renter: Renter, offer: Offered) -> Greeting:
+async def _greeting_of(renter: Renter, wish: Wish, offer: Offered) -> Greeting:
     """Raises: Unwilling: it does not answer, or is not what the chain says it is."""
     try:
         greeting = await greet(renter.endpoint, offer.id, dial_addresses(offer.machine.address))
@@ -193,10 +194,12 @@ async def _greeting_of(renter: Renter, offer: Offered) -> Greeting:
         raise Unwilling("it serves another chain")
     if greeting.mode != offer.mode:
         raise Unwilling(f"it isolates by {greeting.mode}, and its offer says {offer.mode}")
+    if greeting.network != offer.network and wish.network is not Network.NONE:
+        raise Unwilling(f"its network is {greeting.network}, and its offer says {offer.network}")
     return greeting
 
 
-def _manifest_for(wish: Wish, greeting: Greeting, package: Package) -> Manifest:
+def _manifest_for(wish: Wish, offer: Offered, greeting: Greeting, package: Package) -> Manifest:
     """Raises: Unwilling: it does not have the image."""
     digest = package.image_digest
     if digest is None:
@@ -222,6 +225,7 @@ def _manifest_for(wish: Wish, greeting: Greeting, package: Package) -> Manifest:
         ),
         out=wish.out,
         tty=False,
+        network=messages.Network[(wish.network or offer.machine.network).name],
     )
 
 
@@ -315,9 +319,10 @@ async def _mode_of(reach: Reach) -> str:
 
 def price_line(wish: Wish, offer: Offered, cost: Balance, limit: Balance, fee: Balance) -> str:
     """What a person agrees to."""
+    network = (wish.network or offer.machine.network).name.lower()
     more = f" (at most {quantity.dbc(limit)} on another machine)" if limit > cost else ""
     return (
-        f"{wish.units} × {offer.model or offer.unit_name} on {offer.name} ({offer.mode}) for "
+        f"{wish.units} × {offer.model or offer.unit_name} on {offer.name} ({offer.mode}, network {network}) for "
         f"{quantity.span(wish.seconds)} at {quantity.usd(offer.machine.price)} per unit and hour: "
         f"holds {quantity.dbc(cost)}{more}, what is not used comes back; "
         f"fee {quantity.dbc(fee)}"

@@ -77,6 +77,11 @@ if TYPE_CHECKING:
 )
 @click.option("--no-workspace", is_flag=True, help="Send no files.")
 @click.option(
+    "--network",
+    type=click.Choice(("none", "internet")),
+    help="What the job can reach (default: what the machine offers).",
+)
+@click.option(
     "--start-within",
     type=quantity.SPAN,
     default="10m",
@@ -88,7 +93,8 @@ if TYPE_CHECKING:
 def run(
     argv: tuple[str, ...], term: Seconds, units: int, gpu: str | None, machine: str | None,
     max_price: MicroUsd | None, image: str | None, env: tuple[str, ...], out: tuple[str, ...],
-    into: Path, workspace: Path, no_workspace: bool, start_within: Seconds, detach: bool, yes: bool,
+    into: Path, workspace: Path, no_workspace: bool, network: str | None, start_within: Seconds,
+    detach: bool, yes: bool,
 ) -> int:  # fmt: skip
     """Rent a machine and run a command on it.
 
@@ -106,11 +112,13 @@ def run(
     124 term over, 137 out of memory, 123 machine lost.
     """
     from deepbrain.cli.wish import Wish, parse_env
+    from deepbrain.pallets.machines import Network
 
     with _not_started():
         wish = Wish(
             argv=argv, seconds=term, units=units, gpu=gpu, machine=machine, max_price=max_price,
             image=image, env=parse_env(env), out=out, start_within=start_within,
+            network=None if network is None else Network[network.upper()],
         )  # fmt: skip
         sent = None if no_workspace else _scan(workspace)
         chosen = Choices.current().chosen()

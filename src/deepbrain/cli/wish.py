@@ -10,6 +10,7 @@ from deepbrain.cli import quantity
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.market import Market, Offered
 from deepbrain.net.messages import Digest, ImageOffer
+from deepbrain.pallets.machines import Network
 from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.units import MicroUsd, Seconds
 
@@ -34,6 +35,8 @@ class Wish:
     env: tuple[tuple[str, str], ...] = ()
     out: tuple[str, ...] = ()
     start_within: Seconds = START_WITHIN
+    network: Network | None = None
+    """None: whatever the machine offers."""
 
     @property
     def image_file(self) -> Path | None:
@@ -78,8 +81,13 @@ def _narrowings(
     serving = [offer for offer in of_model if offer.serves(renter)]
     free = [offer for offer in serving if offer.free >= wish.units]
     limit = wish.max_price
-    affordable = [offer for offer in free if limit is None or offer.machine.price <= limit]
-    cheapest = quantity.usd(free[0].machine.price) if free else ""
+    connected = [
+        offer
+        for offer in free
+        if wish.network is not Network.INTERNET or offer.machine.network is Network.INTERNET
+    ]
+    affordable = [offer for offer in connected if limit is None or offer.machine.price <= limit]
+    cheapest = quantity.usd(connected[0].machine.price) if connected else ""
     most = max((offer.free for offer in serving), default=0)
     taken = (
         f"no machine has {wish.units} units free now (the most is {most}); "
@@ -89,6 +97,10 @@ def _narrowings(
         (of_model, f"no machine offers a {gpu}; `dbc gpus` lists what there is"),
         (serving, "what is offered serves only its owner's orders: no machine there has isolation"),
         (free, taken),
+        (
+            connected,
+            "no machine that is free offers internet; ask for --network none, or try later",
+        ),
         (affordable, f"the cheapest costs {cheapest} per unit and hour; raise --max-price"),
     )
 

@@ -39,7 +39,7 @@ MAX_FRAME_UNPROVEN: Final = 1 << 12
 MAX_MANIFEST: Final = 48 << 10
 """Bytes of an encoded manifest."""
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 Text = Annotated[str, MaxLen(4096)]
 Sentence = Annotated[str, MaxLen(1024)]
@@ -75,6 +75,14 @@ class Workspace(Struct):
     files: U32
 
 
+class Network(Enum):
+    """What a job can reach, by wire index. Append only."""
+
+    NONE = 0
+    INTERNET = 1
+    """Public addresses; no neighbour, no machine of the provider's."""
+
+
 class Manifest(Struct):
     """What to run. Its hash is on the chain; itself it goes to the machine alone."""
 
@@ -88,6 +96,7 @@ class Manifest(Struct):
     out: Paths
     """Patterns of the files that are results; none: every file that is new or changed."""
     tty: bool
+    network: Network
 
     def hash(self) -> Hash:
         """What `rent.place` is given."""
@@ -278,6 +287,8 @@ class Greeting(Reply, index=1):
     block: BlockNumber
     """The newest final block the machine knows; 0 when it knows none."""
     mode: Name
+    network: Name
+    """What jobs can reach here: `none` or `internet`."""
     images: Annotated[tuple[ImageOffer, ...], MaxLen(64)]
 
 

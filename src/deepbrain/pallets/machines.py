@@ -55,6 +55,13 @@ class Isolation(Enumeration):
     PROCESS = 2
 
 
+class Network(Enumeration):
+    """What a machine's tenants can reach: nothing, or the public internet and nothing else."""
+
+    NONE = 0
+    INTERNET = 1
+
+
 class Hardware(Struct):
     """What a machine says it has."""
 
@@ -124,6 +131,7 @@ class Machine(Struct):
     stash: AccountId
     hardware: Hardware
     isolation: Isolation
+    network: Network
     price: MicroUsd
     address: Address
     offer_version: U32
@@ -299,6 +307,7 @@ class Machines(Pallet, index=20):
         machine: MachineId,
         hardware: Hardware,
         isolation: Isolation,
+        network: Network,
         price: MicroUsd,
         address: Address,
         signature: Signature,
@@ -314,6 +323,7 @@ class Machines(Pallet, index=20):
             stash=stash,
             hardware=hardware,
             isolation=isolation,
+            network=network,
             price=price,
             address=address,
             offer_version=U32(0),
@@ -377,6 +387,11 @@ class Machines(Pallet, index=20):
         self._count_gpus(leaving.hardware.gpus, NO_UNITS)
         self.holds.release(leaving.stash, HoldReason.BOND, leaving.bond)
         self.emit(MachineUnbonded(machine=machine, stash=leaving.stash, bond=leaving.bond))
+
+    @call(9, reads=2, writes=1)
+    def set_network(self, who: Signed, machine: MachineId, network: Network) -> None:
+        """Say what new tenants can reach; those that run keep theirs. Cost: O(1)."""
+        self._edit(machine, self._served(who, machine).but(network=network))
 
     # What other pallets may ask: `traits.Offers`.
 

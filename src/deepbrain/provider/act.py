@@ -37,6 +37,7 @@ from deepbrain.provider.record import OrderFiles, OrderRecord, Records, monotoni
 from deepbrain.sandbox.sandbox import (
     HostLost,
     ImageError,
+    Network,
     NoSuchTenant,
     Phase,
     Sandbox,
@@ -207,6 +208,7 @@ def tenant_spec(record: OrderRecord, manifest: Manifest, capacity: Capacity) -> 
         disk_bytes=_share(capacity.disk_bytes, record, capacity),
         pids=_share(capacity.pids, record, capacity),
         log_bytes=_share(capacity.log_bytes, record, capacity),
+        network=Network[manifest.network.name],
         end_at=record.latest_end,
     )
 

@@ -8,6 +8,7 @@ helper (systemd, `dbc network up`) starts it again when it dies; the agent ends 
 
 import argparse
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -36,9 +37,10 @@ from deepbrain.sandbox.messages import (
     Done,
     Request,
 )
+from deepbrain.sandbox.network import Changes
 from deepbrain.sandbox.open import open_host
 from deepbrain.sandbox.remote import HELPER_FD
-from deepbrain.sandbox.sandbox import SandboxError
+from deepbrain.sandbox.sandbox import Mode, SandboxError
 from deepbrain.sandbox.volumes import mounts_below, unmount_below
 
 SESSION_FDS: Final = 5
@@ -47,30 +49,60 @@ RESTART_SECONDS: Final = (0.1, 30.0)
 SETTLED_SECONDS: Final = 10.0
 """An agent that lived this long is started again at once."""
 STOP_SECONDS: Final = 10.0
+SETTLE_SECONDS: Final = 0.05
+SETTLE_AGAIN_SECONDS: Final = 5.0
 
 
 class Service:
     """Answers one agent's requests until its socket closes."""
 
-    def __init__(self, host: Host, connection: socket.socket) -> None:
+    def __init__(
+        self, host: Host, connection: socket.socket, changes: Changes | None = None
+    ) -> None:
         self._host = host
         self._connection = connection
+        self._changes = changes
         self._sending = threading.Lock()
+        self._settling = threading.Lock()
+        self._closed = threading.Event()
 
     def serve(self) -> None:
         with ThreadPoolExecutor(WORKERS, "request") as workers:
-            while True:
-                try:
-                    data, fds, flags, _ = socket.recv_fds(self._connection, MAX_PACKET, SESSION_FDS)
-                except OSError:
-                    return
-                if not data:
-                    return
-                for fd in fds:
-                    os.set_inheritable(fd, False)
-                whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
-                job = workers.submit(self._answer, data if whole else b"", list(fds))
-                job.add_done_callback(self._report_bug)
+            self._answer_all(workers)
+            self._closed.set()
+
+    def _answer_all(self, workers: ThreadPoolExecutor) -> None:
+        while True:
+            try:
+                self._await_packet(workers)
+                data, fds, flags, _ = socket.recv_fds(self._connection, MAX_PACKET, SESSION_FDS)
+            except OSError:
+                return
+            if not data:
+                return
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+            job = workers.submit(self._answer, data if whole else b"", list(fds))
+            job.add_done_callback(self._report_bug)
+
+    def _await_packet(self, workers: ThreadPoolExecutor) -> None:
+        """Meanwhile, keep the rules of tenants' networks in line with the host."""
+        watched = [] if self._changes is None else self._changes.sockets
+        while True:
+            ready, _, _ = select.select([self._connection, *watched], [], [])
+            if self._changes is not None and len(ready) > (self._connection in ready):
+                self._changes.drain()
+                if self._settling.acquire(blocking=False):  # else one is about to look anyway
+                    workers.submit(self._settle).add_done_callback(self._report_bug)
+            if self._connection in ready:
+                return
+
+    def _settle(self) -> None:
+        time.sleep(SETTLE_SECONDS)  # changes come in bursts
+        self._settling.release()
+        while not settle(self._host) and not self._closed.wait(SETTLE_AGAIN_SECONDS):
+            continue
 
     def _answer(self, data: bytes, fds: list[int]) -> None:
         number = int.from_bytes(data[:4], "little")
@@ -130,6 +162,16 @@ class Service:
         return Done()
 
 
+def settle(host: Host) -> bool:
+    """Whether the rules of tenants' networks are as they must be; where not, their links are down."""
+    try:
+        host.settle_network()
+    except (SandboxError, OSError) as error:
+        sys.stderr.write(f"helper: tenants are cut off the network: {error}\n")
+        return False
+    return True
+
+
 def _session_fds(fds: Sequence[int]) -> SessionFds:
     if len(fds) != SESSION_FDS:
         raise SandboxError(f"a session needs {SESSION_FDS} descriptors")
@@ -148,6 +190,7 @@ class Supervisor:
         self._argv = list(argv)
         self._agent: subprocess.Popen[bytes] | None = None
         self._stopping = False
+        self._changes = _changes(host)
 
     def run(self, *, once: bool = False) -> int:
         """Until a signal stops it, or, with `once`, until the agent ends; returns its code."""
@@ -162,7 +205,7 @@ class Supervisor:
             if time.monotonic() - started > SETTLED_SECONDS:
                 pause = RESTART_SECONDS[0]
             sys.stderr.write(f"helper: the agent ended with code {code}; starting it again\n")
-            time.sleep(pause)
+            self._pause(pause)
             pause = min(pause * 2, RESTART_SECONDS[1])
 
     def _run_agent(self) -> int:
@@ -177,8 +220,16 @@ class Supervisor:
                     env=env,
                     preexec_fn=self._enter,  # noqa: PLW1509
                 )
-            Service(self._host, ours).serve()
+            Service(self._host, ours, self._changes).serve()
         return self._end_agent(self._agent)
+
+    def _pause(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        watched = [] if self._changes is None else self._changes.sockets
+        while (left := deadline - time.monotonic()) > 0:
+            if select.select(watched, [], [], left)[0] and self._changes is not None:
+                self._changes.drain()
+                settle(self._host)
 
     def _end_agent(self, agent: "subprocess.Popen[bytes]") -> int:
         """It closed its socket: wait for its end, or make it."""
@@ -192,6 +243,15 @@ class Supervisor:
         self._stopping = True
         if self._agent is not None:
             self._agent.terminate()
+
+
+def _changes(host: Host) -> Changes | None:
+    if host.report.mode is not Mode.GVISOR:
+        return None
+    try:
+        return Changes()
+    except OSError:  # no nftables in this kernel: tenants have no network
+        return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -123,6 +123,7 @@ class Agent:
             machine=self.machine,
             block=BlockNumber(self.book.block),
             mode=self.sandbox.report.mode.value,
+            network=self.sandbox.report.network.value,
             images=tuple(
                 ImageOffer(
                     name=image.name[:128],

@@ -45,7 +45,14 @@ from deepbrain.provider.book import Book
 from deepbrain.provider.identity import Capacity
 from deepbrain.provider.record import OrderFiles, Records
 from deepbrain.provider.upload import Uploads
-from deepbrain.sandbox.sandbox import ExecSession, NoSuchTenant, Sandbox, SandboxError, TenantState
+from deepbrain.sandbox.sandbox import (
+    ExecSession,
+    Network,
+    NoSuchTenant,
+    Sandbox,
+    SandboxError,
+    TenantState,
+)
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +140,12 @@ class Service:
         return manifest
 
     def _ensure_fits(self, files: OrderFiles, manifest: Manifest) -> None:
-        limit = volume_bytes(tenant_spec(files.record(), manifest, self.capacity))
+        spec = tenant_spec(files.record(), manifest, self.capacity)
+        if spec.network not in (Network.NONE, self.sandbox.report.network):
+            raise Refused(
+                RefusalCode.MISMATCH, "jobs have no network on this machine; ask for --network none"
+            )
+        limit = volume_bytes(spec)
         if manifest.workspace is not None and manifest.workspace.size > limit:
             raise Refused(
                 RefusalCode.LIMIT,

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x3dc0555aa2f7aa2757a4b889f1f9566b5f6082070011639b5c56724ae2122f17")
+SOURCE: Final = Hash.from_hex("0x9d6fc8769154625905f0e5907974b7b2aebb26e77f79ee47c40d5460ab65ca7d")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,10 +79,12 @@ def config(
     volume: Path | None,
     volume_readonly: bool = False,
     cgroup: str = "",
+    names: Path | None = None,
 ) -> dict[str, Any]:
     """A bundle's `config.json`.
 
-    No user namespace: rootless runsc makes its own. The network namespace is new and stays empty.
+    No user namespace: rootless runsc makes its own. Without `names` the network namespace is new and
+    stays empty; with it, it is the keeper's, and `names` is the directory of `etc_files`.
     """
     scratch = max(spec.memory_bytes // 2, 1 << 20)
     mounts = [
@@ -94,8 +97,12 @@ def config(
     ]
     if volume is not None:
         mounts.append(_bind(WORKSPACE, volume, "ro" if volume_readonly else "rw"))
-    namespaces = ("pid", "mount", "ipc", "uts", "network")
-    linux: dict[str, Any] = {"namespaces": [{"type": kind} for kind in namespaces]}
+    network = {"type": "network"}
+    if names is not None:
+        mounts += [_bind(f"/etc/{name}", names / name, "ro") for name in etc_files(spec, ())]
+        network["path"] = "/proc/self/ns/net"
+    kinds = ("pid", "mount", "ipc", "uts")
+    linux: dict[str, Any] = {"namespaces": [*({"type": kind} for kind in kinds), network]}
     if cgroup:
         linux["cgroupsPath"] = cgroup
     return {
@@ -105,6 +112,14 @@ def config(
         "root": {"path": str(rootfs), "readonly": False},
         "mounts": mounts,
         "linux": linux,
+    }
+
+
+def etc_files(spec: TenantSpec, resolvers: Sequence[IPv4Address]) -> dict[str, str]:
+    """What a tenant with a network finds in `/etc`, read-only, by name."""
+    return {
+        "resolv.conf": "".join(f"nameserver {address}\n" for address in resolvers),
+        "hosts": f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 order-{spec.order}\n",
     }
 
 
@@ -118,14 +133,20 @@ def _bind(destination: str, source: Path, access: str) -> dict[str, Any]:
 
 
 def runsc_command(
-    runsc: Path, state: Path, *, rootless: bool, overlay: Path | None = None, layer: int = 0
+    runsc: Path,
+    state: Path,
+    *,
+    rootless: bool,
+    overlay: Path | None = None,
+    layer: int = 0,
+    network: str = "none",
 ) -> list[str]:
     """`runsc` with its global flags.
 
     The writable layer is a file in the tenant's own closed directory: the usual `root:self` puts it
     into the shared image, where other tenants of the image read it.
     """
-    command = [str(runsc), "--root", str(state), "--network=none"]
+    command = [str(runsc), "--root", str(state), f"--network={network}"]
     if rootless:
         command += ["--rootless", "--ignore-cgroups"]
     if overlay is not None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from deepbrain.sandbox.cgroups import Cgroups
 from deepbrain.sandbox.modes import Programs
-from deepbrain.sandbox.sandbox import Mode, ModeReport, SandboxError
+from deepbrain.sandbox.network import offered
+from deepbrain.sandbox.sandbox import Mode, ModeReport, Network, SandboxError
 from deepbrain.sandbox.volumes import find_program
 
 LEAST_FREE = 10 << 30
@@ -28,7 +29,7 @@ class Finding:
 def checks(data: Path, report: ModeReport | None = None) -> list[Finding]:
     """Findings about this machine; about the mode too where a sandbox was opened already.
 
-    Starts nothing and changes nothing. `data` need not exist yet.
+    Changes nothing, but for the moment of a trial. `data` need not exist yet.
     """
     programs = Programs.find()
     findings = [
@@ -112,7 +113,16 @@ def _mode(report: ModeReport) -> list[Finding]:
     for refusal in report.refused:
         label = f"isolation {refusal.mode.value}"
         findings.append(Finding(label, ok=False, detail=refusal.reason, hint=_hint(refusal.mode)))
-    return findings
+    return [*findings, _network(report)]
+
+
+def _network(report: ModeReport) -> Finding:
+    """Sends and receives, from a tenant's place and through the rules that tenants get."""
+    found, reason = offered(report)
+    if found is Network.NONE:
+        hint = "see docs/guide/provider.md, Network; jobs run without one meanwhile"
+        return Finding("tenants' network", ok=False, detail=f"none: {reason}", hint=hint)
+    return Finding("tenants' network", ok=True, detail="internet: TCP and DNS work")
 
 
 def _hint(mode: Mode) -> str:

@@ -13,6 +13,7 @@ from deepbrain.sandbox.logs import log_range
 from deepbrain.sandbox.sandbox import (
     ExitReason,
     Mode,
+    Network,
     NoSuchTenant,
     Phase,
     SandboxError,
@@ -164,7 +165,8 @@ def tenant_directories(tenants: Path) -> Iterator[TenantDirectory]:
 
 
 def spec_to_json(spec: TenantSpec) -> dict[str, Any]:
-    return {**asdict(spec), "mode": spec.mode.value if spec.mode else None}
+    mode = spec.mode.value if spec.mode else None
+    return {**asdict(spec), "mode": mode, "network": spec.network.value}
 
 
 def spec_from_json(found: dict[str, Any]) -> TenantSpec:
@@ -174,5 +176,7 @@ def spec_from_json(found: dict[str, Any]) -> TenantSpec:
             "argv": tuple(found["argv"]),
             "env": tuple((key, value) for key, value in found["env"]),
             "mode": Mode(found["mode"]) if found["mode"] else None,
+            # A tenant made by a former version has none.
+            "network": Network(found.get("network", Network.NONE.value)),
         }
     )

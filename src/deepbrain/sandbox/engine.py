@@ -1,12 +1,12 @@
 """What differs between the modes, asked by `host.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from deepbrain.sandbox.directory import TenantDirectory
-from deepbrain.sandbox.sandbox import TenantSpec
+from deepbrain.sandbox.sandbox import Network, TenantSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,24 @@ class Command:
 class Engine(Protocol):
     """One mode's mechanics. Blocking, and may raise SandboxError everywhere."""
 
+    def try_network(self) -> tuple[Network, str]:
+        """The most that tenants can be given, found by trying; and why it is none."""
+        ...
+
+    def settle_network(self) -> None:
+        """Bring the rules of tenants' networks in line with the host, which has changed."""
+        ...
+
     def prepare(self, tenant: TenantDirectory, spec: TenantSpec) -> None:
         """Make the volume, and whatever can be made before the workspace arrives."""
         ...
 
     def run_plan(self, tenant: TenantDirectory, spec: TenantSpec, rootfs: Path) -> dict[str, Any]:
         """Make the limits, read them back, and say what the keeper runs (see `keeper.py`)."""
+        ...
+
+    def launch(self, tenant: TenantDirectory, spec: TenantSpec, start: Callable[[], None]) -> None:
+        """Call `start`, which starts the keeper, where the tenant's network is."""
         ...
 
     def verify(self, tenant: TenantDirectory) -> None:

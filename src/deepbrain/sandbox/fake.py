@@ -23,6 +23,7 @@ from deepbrain.sandbox.sandbox import (
     ImageInfo,
     Mode,
     ModeReport,
+    Network,
     NoSuchTenant,
     Phase,
     SandboxError,
@@ -170,12 +171,13 @@ class FakeSandbox:
         *,
         root: Path | None = None,
         mode: Mode = Mode.FAKE,
+        network: Network = Network.NONE,
         grace: float = TERM_GRACE_SECONDS,
     ) -> None:
         self._programs = PROGRAMS | (programs or {})
         self._temporary = None if root else tempfile.TemporaryDirectory(prefix="dbc-fake-")
         self._root = root or Path(self._temporary.name if self._temporary else "")
-        self._report = ModeReport(mode=mode, kernel="fake")
+        self._report = ModeReport(mode=mode, kernel="fake", network=network)
         self._grace = grace
         self._images: dict[str, ImageInfo] = {}
         self._tenants: dict[int, _Tenant] = {}
@@ -204,6 +206,8 @@ class FakeSandbox:
             raise ImageError(f"image {spec.image} is not on this machine")
         if spec.mode not in (None, self._report.mode):
             raise SandboxError(f"this machine runs tenants as {self._report.mode.value}")
+        if spec.network not in (Network.NONE, self._report.network):
+            raise SandboxError("tenants have no network here")
         known = self._tenants.get(spec.order)
         if known is not None:
             if known.phase is not Phase.PREPARED or known.spec != spec:

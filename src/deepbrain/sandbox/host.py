@@ -34,6 +34,7 @@ from deepbrain.sandbox.sandbox import (
     ExitReason,
     ImageError,
     ModeReport,
+    Network,
     NoSuchTenant,
     Phase,
     SandboxError,
@@ -131,6 +132,9 @@ class Host:
             raise NoSuchTenant(f"order {order} has no tenant on this machine")
         return tenant
 
+    def settle_network(self) -> None:
+        self._engine.settle_network()
+
     # -- images
 
     def install_image(self, digest: str) -> None:
@@ -172,6 +176,8 @@ class Host:
         check_spec(spec)
         if spec.mode not in (None, self.report.mode):
             raise SandboxError(f"this machine runs tenants only as {self.report.mode.value}")
+        if spec.network is not Network.NONE and self.report.network is Network.NONE:
+            raise SandboxError(f"tenants have no network here: {self.report.no_network}")
         if not (self._image("images", spec.image) / "rootfs").is_dir():
             raise ImageError(f"the image {spec.image[:12]} is not on this machine")
         tenant = TenantDirectory(self.data / "tenants" / str(spec.order))
@@ -215,7 +221,7 @@ class Host:
                 plan.setdefault("env", ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"])
                 tenant.write_record("end.json", {"at": spec.end_at, "reason": "term"})
                 tenant.write_record("run.json", plan | {"log_bytes": max(spec.log_bytes, MIN_LOG)})
-                self._start_keeper(tenant)
+                self._engine.launch(tenant, spec, lambda: self._start_keeper(tenant))
                 self._engine.verify(tenant)
             except (SandboxError, OSError) as error:
                 self._undo_start(tenant)

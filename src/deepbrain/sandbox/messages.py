@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from deepbrain.primitives.ids import FixedBytes
 from deepbrain.primitives.units import U8, U32, U64
+from deepbrain.sandbox import sandbox
 from deepbrain.sandbox.sandbox import (
     ExitReason,
     ImageError,
@@ -33,6 +34,11 @@ class Digest(FixedBytes, size=32):
     __slots__ = ()
 
 
+class Network(Enumeration):
+    NONE = 0
+    INTERNET = 1
+
+
 class Spec(Struct):
     """`TenantSpec` on the wire; the mode is the helper's own."""
 
@@ -46,6 +52,7 @@ class Spec(Struct):
     disk_bytes: U64
     pids: U32
     log_bytes: U64
+    network: Network
     end_at: U64 | None
 
 
@@ -136,6 +143,8 @@ class Report(Answer, index=2):
     mode: Sentence
     refused: Annotated[tuple[RefusedMode, ...], MaxLen(8)]
     kernel: Sentence
+    network: Network
+    no_network: Sentence
 
 
 class RequestPacket(Struct):
@@ -164,6 +173,7 @@ def spec_to_wire(spec: TenantSpec) -> Spec:
         disk_bytes=U64(spec.disk_bytes),
         pids=U32(spec.pids),
         log_bytes=U64(spec.log_bytes),
+        network=Network[spec.network.name],
         end_at=None if spec.end_at is None else U64(max(spec.end_at, 0)),
     )
 
@@ -180,6 +190,7 @@ def spec_from_wire(spec: Spec, mode: Mode) -> TenantSpec:
         disk_bytes=int(spec.disk_bytes),
         pids=int(spec.pids),
         log_bytes=int(spec.log_bytes),
+        network=sandbox.Network[spec.network.name],
         end_at=None if spec.end_at is None else int(spec.end_at),
         mode=mode,
     )
@@ -190,12 +201,19 @@ def report_to_wire(report: ModeReport) -> Report:
         RefusedMode(mode=refusal.mode.value, reason=refusal.reason[:500])
         for refusal in report.refused
     )
-    return Report(mode=report.mode.value, refused=refused, kernel=report.kernel[:200])
+    return Report(
+        mode=report.mode.value,
+        refused=refused,
+        kernel=report.kernel[:200],
+        network=Network[report.network.name],
+        no_network=report.no_network[:500],
+    )
 
 
 def report_from_wire(report: Report) -> ModeReport:
     refused = tuple(Refusal(Mode(refusal.mode), refusal.reason) for refusal in report.refused)
-    return ModeReport(Mode(report.mode), refused, report.kernel)
+    network = sandbox.Network[report.network.name]
+    return ModeReport(Mode(report.mode), refused, report.kernel, network, report.no_network)
 
 
 def failure_to_wire(error: SandboxError) -> Failed:

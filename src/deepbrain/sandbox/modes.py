@@ -12,6 +12,7 @@ from deepbrain.sandbox.engine import Engine
 from deepbrain.sandbox.host import Host, make_empty_rootfs, remove_tree
 from deepbrain.sandbox.logs import read_log, split_records
 from deepbrain.sandbox.process import ProcessEngine
+from deepbrain.sandbox.programs import find_binary
 from deepbrain.sandbox.runsc import RunscEngine
 from deepbrain.sandbox.sandbox import (
     TOOL,
@@ -44,22 +45,6 @@ class Programs:
     @classmethod
     def find(cls) -> "Programs":
         return cls(find_binary("runsc", "DBC_RUNSC"), find_binary("dbc-tool", "DBC_TOOL"))
-
-
-def find_binary(name: str, variable: str) -> Path | None:
-    """By environment variable, then below a `.cache/bin` of the checkout or home, then by PATH."""
-    here = Path(__file__).resolve()
-    candidates = [Path(told)] if (told := os.environ.get(variable)) else []
-    candidates += [parent / ".cache" / "bin" / name for parent in here.parents]
-    candidates += [Path.home() / ".cache" / "deepbrain" / "bin" / name]
-    candidates += [Path(entry) / name for entry in os.get_exec_path()]
-    for path in candidates:
-        try:
-            if path.is_file() and os.access(path, os.X_OK):
-                return path.absolute()
-        except OSError:
-            continue
-    return None
 
 
 _KNOWN_REASONS: Final = (
@@ -126,7 +111,8 @@ def choose_mode(
         except (SandboxError, OSError) as error:
             refused.append(Refusal(mode, _reason(str(error))))
             continue
-        return ModeReport(mode, tuple(refused), kernel), engine
+        network, reason = engine.try_network()
+        return ModeReport(mode, tuple(refused), kernel, network, reason), engine
     reasons = "; ".join(f"{refusal.mode.value}: {refusal.reason}" for refusal in refused)
     raise SandboxError(f"this machine can run no tenant ({reasons})")
 

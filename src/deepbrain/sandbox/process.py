@@ -10,7 +10,7 @@ import pwd
 import shutil
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from deepbrain.sandbox.directory import TenantDirectory
 from deepbrain.sandbox.engine import Command
 from deepbrain.sandbox.keeper import descendants
 from deepbrain.sandbox.runsc import kill_until_gone
-from deepbrain.sandbox.sandbox import TOOL, WORKSPACE, TenantSpec
+from deepbrain.sandbox.sandbox import TOOL, WORKSPACE, Network, TenantSpec
 from deepbrain.sandbox.volumes import ensure_space
 
 FIRST_UID: Final = 52_000
@@ -53,6 +53,12 @@ class ProcessEngine:
                 uid = FIRST_UID + (uid + 1 - FIRST_UID) % UIDS
             record.write_text(str(uid))
         return int(record.read_text())
+
+    def try_network(self) -> tuple[Network, str]:
+        return Network.NONE, "plain processes have none of their own"
+
+    def settle_network(self) -> None:
+        """There is nothing of it here."""
 
     def prepare(self, tenant: TenantDirectory, spec: TenantSpec) -> None:
         ensure_space(tenant.path, spec.disk_bytes + spec.log_bytes)
@@ -127,6 +133,9 @@ class ProcessEngine:
             if merged["HOME"] == WORKSPACE:
                 merged["HOME"] = str(tenant.volume)
         return [f"{key}={value}" for key, value in merged.items()]
+
+    def launch(self, tenant: TenantDirectory, spec: TenantSpec, start: Callable[[], None]) -> None:
+        start()
 
     def verify(self, tenant: TenantDirectory) -> None:
         """The limits are rlimits of the process that became the job: there is no other state."""

@@ -13,7 +13,8 @@ from deepbrain.sandbox.bundle import Quotas
 from deepbrain.sandbox.cgroups import Cgroups, Limits, kill_all
 from deepbrain.sandbox.directory import TenantDirectory
 from deepbrain.sandbox.engine import Command
-from deepbrain.sandbox.sandbox import TOOL, SandboxError, TenantSpec
+from deepbrain.sandbox.network import TenantNetwork
+from deepbrain.sandbox.sandbox import TOOL, Network, SandboxError, TenantSpec
 from deepbrain.sandbox.volumes import (
     ensure_space,
     make_volume,
@@ -51,12 +52,33 @@ class RunscEngine:
         self._empty = empty_rootfs
         self._owner = owner
         self._cgroups = cgroups or Cgroups()
+        self._network: TenantNetwork | None = None
 
-    def _command(self, tenant: TenantDirectory, layer: int = 0) -> list[str]:
-        overlay = tenant.overlay if layer else None
+    def _command(
+        self, tenant: TenantDirectory, layer: int = 0, network: Network = Network.NONE
+    ) -> list[str]:
         return bundle.runsc_command(
-            self._runsc, tenant.state_root, rootless=self._rootless, overlay=overlay, layer=layer
+            self._runsc,
+            tenant.state_root,
+            rootless=self._rootless,
+            overlay=tenant.overlay if layer else None,
+            layer=layer,
+            network="none" if network is Network.NONE else "sandbox",
         )
+
+    def try_network(self) -> tuple[Network, str]:
+        if self._rootless:
+            return Network.NONE, "only the mode gvisor has networks; run the provider as root"
+        try:
+            self._network = TenantNetwork()
+            self._network.try_out()
+        except (SandboxError, OSError) as error:
+            return Network.NONE, " ".join(str(error).split())[:400]
+        return Network.INTERNET, ""
+
+    def settle_network(self) -> None:
+        if self._network is not None:
+            self._network.settle()
 
     def prepare(self, tenant: TenantDirectory, spec: TenantSpec) -> None:
         ensure_space(tenant.path, spec.disk_bytes + spec.log_bytes)
@@ -73,7 +95,7 @@ class RunscEngine:
 
     def run_plan(self, tenant: TenantDirectory, spec: TenantSpec, rootfs: Path) -> dict[str, Any]:
         quotas = Quotas.of(spec.disk_bytes)
-        command = self._command(tenant, quotas.layer)
+        command = self._command(tenant, quotas.layer, spec.network)
         self._make_limits(tenant, spec)
         config = bundle.config(
             spec,
@@ -83,6 +105,7 @@ class RunscEngine:
             tool=self._tool,
             volume=tenant.volume,
             cgroup=self._cgroup(tenant),
+            names=self._write_names(tenant, spec),
         )
         _write_private(tenant.bundle / "config.json", json.dumps(config))
         run = ["run", *INIT_FDS, "--bundle", str(tenant.bundle), tenant.container]
@@ -96,6 +119,25 @@ class RunscEngine:
         else:
             plan["oom_counters"] = self._cgroups.oom_counters(tenant.container)
         return plan
+
+    def _write_names(self, tenant: TenantDirectory, spec: TenantSpec) -> Path | None:
+        if spec.network is Network.NONE:
+            return None
+        for name, text in bundle.etc_files(spec, self._expect_network().resolvers).items():
+            _write_private(tenant.bundle / name, text)
+            (tenant.bundle / name).chmod(0o644)
+        return tenant.bundle
+
+    def _expect_network(self) -> TenantNetwork:
+        if self._network is None:
+            raise SandboxError("tenants have no network in this mode")
+        return self._network
+
+    def launch(self, tenant: TenantDirectory, spec: TenantSpec, start: Callable[[], None]) -> None:
+        if spec.network is Network.NONE:
+            start()
+        else:
+            self._expect_network().attach(_link_alias(tenant), start)
 
     def _make_limits(self, tenant: TenantDirectory, spec: TenantSpec) -> None:
         if self._rootless:
@@ -174,6 +216,7 @@ class RunscEngine:
     def release(self, tenant: TenantDirectory) -> None:
         if self._rootless:
             return
+        self._detach(tenant)
         self._cgroups.remove(tenant.container)
         if "rw" in mounts_below(tenant.volume).get(tenant.volume, "").split(","):
             shrink_volume(tenant.volume_image, tenant.volume)
@@ -182,9 +225,19 @@ class RunscEngine:
         if not self._rootless:
             self._cgroups.remove(tenant.container)
         kill_until_gone(lambda: processes_naming(str(tenant.state_root)), tenant.order)
+        self._detach(tenant)
         where = tenant.state_root if keep_volume else tenant.path
         if mounts_below(where):
             unmount_below(where)
+
+    def _detach(self, tenant: TenantDirectory) -> None:
+        had_one = (tenant.bundle / "resolv.conf").exists()
+        if self._network is not None and had_one:
+            self._network.detach(_link_alias(tenant))
+
+
+def _link_alias(tenant: TenantDirectory) -> str:
+    return f"deepbrain-{tenant.container}"
 
 
 def kill_until_gone(find: Callable[[], list[int]], order: int) -> None:

@@ -72,6 +72,14 @@ class Mode(Enum):
         return self is Mode.GVISOR
 
 
+class Network(Enum):
+    """What a tenant can reach. The value is the wire name."""
+
+    NONE = "none"
+    INTERNET = "internet"
+    """Public addresses; no neighbour, no machine of the provider's. Only in the full gVisor mode."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a stronger mode is not used on this machine, in one line."""
@@ -88,6 +96,10 @@ class ModeReport:
     refused: tuple[Refusal, ...] = ()
     kernel: str = ""
     """The kernel string the canary saw inside (gVisor's differs from the host's)."""
+    network: Network = Network.NONE
+    """The most that a tenant can be given."""
+    no_network: str = ""
+    """Why it is none, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +138,7 @@ class TenantSpec:
     pids: int = 256
     log_bytes: int = 16 << 20
     """Disk for the log; the oldest output is dropped beyond it."""
+    network: Network = Network.NONE
     end_at: int | None = None
     """Latest end in milliseconds of `time.monotonic()`; the keeper enforces it without the agent."""
     mode: Mode | None = None

@@ -1,0 +1,190 @@
+"""What tenants may send, and to whom: our own nftables table, a function of the host's facts.
+
+It is replaced as a whole, in one transaction, and says of itself which facts it was made of. A drop in
+it is final; an accept still has to pass the host's other tables (`firewalls.py`).
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+from typing import Any, Final
+
+from deepbrain.sandbox.links import PREFIX, Facts
+from deepbrain.sandbox.programs import find_binary
+from deepbrain.sandbox.sandbox import SandboxError
+
+TABLE: Final = "deepbrain"
+
+NOT_PUBLIC: Final = tuple(
+    IPv4Network(text)
+    for text in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+    )
+)
+"""Private, shared, loopback, link-local (cloud metadata is there), test networks, multicast, reserved."""
+
+MAIL_PORTS: Final = (25, 465, 587)
+"""Whoever rents a minute must not send mail in the provider's name."""
+
+MAX_CONNECTIONS: Final = 4096
+"""Tracked connections of one tenant: the table of them is the host's, and everybody's."""
+
+
+def render(facts: Facts, resolvers: Sequence[IPv4Address] = ()) -> str:
+    """The table, without the line that names it. `resolvers` are reached on port 53 wherever they are."""
+    closed = tuple(collapse_addresses((*NOT_PUBLIC, *facts.near)))
+    own = [f'"{link.name}" . {link.address}' for link in facts.links]
+    named = [str(address) for address in resolvers if any(address in net for net in closed)]
+    dns = f"ip daddr {{ {', '.join(named)} }} meta l4proto {{ tcp, udp }} th dport 53 accept"
+    # A host that routed for nobody goes on so, though the way outwards now forwards for tenants.
+    transit = (
+        "" if facts.routes else "ct status dnat accept\n    iifname @uplinks ct state new drop"
+    )
+    return f"""
+  set tenants {{ type ifname . ipv4_addr; {_elements(own)} }}
+  set addresses {{ type ipv4_addr; {_elements(str(link.address) for link in facts.links)} }}
+  set uplinks {{ type ifname; {_elements(f'"{name}"' for name in facts.uplinks)} }}
+  set closed {{ type ipv4_addr; flags interval; auto-merge; {_elements(map(str, closed))} }}
+  set connections {{ type ifname; size 65535; flags dynamic; }}
+  chain enter {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname "{PREFIX}*" jump from_tenant
+  }}
+  chain from_tenant {{
+    meta nfproto != ipv4 drop
+    iifname . ip saddr != @tenants drop
+  }}
+  chain input {{
+    type filter hook input priority filter - 10; policy accept;
+    iifname "{PREFIX}*" ct state established accept
+    iifname "{PREFIX}*" drop
+  }}
+  chain forward {{
+    type filter hook forward priority filter - 10; policy accept;
+    iifname "{PREFIX}*" jump outwards
+    oifname "{PREFIX}*" jump inwards
+    {transit}
+  }}
+  chain outwards {{
+    oifname != @uplinks drop
+    ct state established,related accept
+    {dns if named else ""}
+    ip daddr @closed drop
+    tcp dport {{ {", ".join(map(str, MAIL_PORTS))} }} drop
+    meta l4proto != {{ tcp, udp, icmp }} drop
+    ct state invalid drop
+    add @connections {{ iifname ct count over {MAX_CONNECTIONS} }} drop
+    accept
+  }}
+  chain inwards {{
+    ct state established,related accept
+    drop
+  }}
+  chain leave {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr @addresses oifname @uplinks masquerade
+  }}
+"""
+
+
+def _elements(items: Iterable[str]) -> str:
+    listed = ", ".join(items)
+    return f"elements = {{ {listed} }};" if listed else ""
+
+
+def mark_of(table: str) -> str:
+    """The name of an empty chain by which a loaded table is recognised."""
+    return "made_of_" + sha256(table.encode()).hexdigest()[:16]
+
+
+def load(table: str, opened: Sequence[str]) -> None:
+    """Put the table in place of what is there. `opened`: interfaces that forward because of us.
+
+    Raises: SandboxError: nftables refuses, or the table is not there afterwards.
+    """
+    remembered = f"set opened {{ type ifname; {_elements(f'{name!r}' for name in opened)} }}"
+    remembered = remembered.replace("'", '"')
+    run_nft(
+        "-f",
+        "-",
+        text=f"table inet {TABLE}\ndelete table inet {TABLE}\n"
+        f"table inet {TABLE} {{\n  {remembered}\n  chain {mark_of(table)} {{ }}\n{table}}}\n",
+    )
+    if not is_loaded(table):
+        raise SandboxError("the table of tenants' rules is not there after it was loaded")
+
+
+def is_loaded(table: str) -> bool:
+    return _succeeds("list", "chain", "inet", TABLE, mark_of(table))
+
+
+def is_there() -> bool:
+    return _succeeds("list", "table", "inet", TABLE)
+
+
+def opened() -> tuple[str, ...]:
+    """The interfaces that forward because of us, as the loaded table remembers them."""
+    try:
+        found = listing("set", "inet", TABLE, "opened")
+    except SandboxError:
+        return ()
+    sets = [entry["set"] for entry in found if "set" in entry]
+    return tuple(str(name) for entry in sets for name in entry.get("elem", ()))
+
+
+def remove() -> None:
+    """Raises: SandboxError: nftables refuses."""
+    run_nft("-f", "-", text=f"table inet {TABLE}\ndelete table inet {TABLE}\n")
+
+
+def listing(*what: str) -> list[dict[str, Any]]:
+    """`nft -j -a list ...`. Raises: SandboxError: it is not there."""
+    found = json.loads(run_nft("-j", "-a", "list", *what))["nftables"]
+    return [entry for entry in found if isinstance(entry, dict)]
+
+
+def _succeeds(*arguments: str) -> bool:
+    try:
+        run_nft(*arguments)
+    except SandboxError:
+        return False
+    return True
+
+
+def find_nft() -> str:
+    """Raises: SandboxError: it is missing."""
+    found = find_binary("nft", "DBC_NFT")
+    if found is None:
+        for place in ("/usr/sbin/nft", "/sbin/nft", "/usr/local/sbin/nft"):
+            if os.access(place, os.X_OK):
+                return place
+        raise SandboxError("the program nft is missing; install the package nftables")
+    return str(found)
+
+
+def run_nft(*arguments: str, text: str = "") -> str:
+    """`nft`, to its end. Raises: SandboxError: it is missing, or refuses."""
+    done = subprocess.run(
+        [find_nft(), *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.defpath, "LC_ALL": "C"},
+    )
+    if done.returncode:
+        raise SandboxError(f"nft: {' '.join(done.stderr.split())[:200]}")
+    return done.stdout

@@ -1,0 +1,247 @@
+"""Tenants' networks: a namespace and a link each, one table of rules for all, nothing while there is none.
+
+Nothing here holds truth in memory: the table is made of what `ip` shows, again and again (`settle`), by
+whoever has a reason to, so that a restarted helper, a second one on the host, and one that was killed
+half-way end at the same. A link is up only while the table that names it is loaded.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Final, TypeVar
+
+from deepbrain.sandbox import egress, firewalls, links
+from deepbrain.sandbox.links import Facts
+from deepbrain.sandbox.netns import NetworkNamespace
+from deepbrain.sandbox.probe import Reached, ask_resolvers
+from deepbrain.sandbox.sandbox import ModeReport, Network, SandboxError
+
+RESOLVERS: Final = tuple(IPv4Address(text) for text in ("1.1.1.1", "8.8.8.8", "9.9.9.9"))
+"""Where tenants' names are looked up, unless the provider names others."""
+
+RESOLVERS_VARIABLE: Final = "DBC_RESOLVERS"
+"""Environment: addresses by comma, in place of those."""
+
+LOCK: Final = Path("/run/deepbrain-network.lock")
+
+TRIAL_SECONDS: Final = 1.0
+
+T = TypeVar("T")
+
+
+class TenantNetwork:
+    """Everything about it on this host; any number of these objects, in any process, may be used."""
+
+    def __init__(self, resolvers: Sequence[IPv4Address] = ()) -> None:
+        self.resolvers = tuple(resolvers) or named_resolvers()
+        self._admits = False
+
+    def try_out(self) -> None:
+        """Send something from a tenant's place to a listener beyond, through the real rules.
+
+        Where another firewall drops it, ask that one to admit tenants, and try again. About 100 ms;
+        more where something drops. Raises: SandboxError: it does not arrive, and why, in one line.
+        """
+        egress.find_nft()
+        with _locked():
+            try:
+                self._admits = firewalls.admits()
+                if not self._arrives():
+                    self._admits = True
+                    if not self._arrives():
+                        raise SandboxError(
+                            f"a firewall of this machine ({firewalls.who_drops()}) drops what tenants "
+                            f"send; let it forward from and to the interfaces {links.PREFIX}*"
+                        )
+            finally:
+                self._settle()
+
+    def _arrives(self) -> bool:
+        with NetworkNamespace() as beyond, NetworkNamespace() as tenant:
+            links.remove_link(links.PROBE)
+            name = ""
+            try:
+                network = IPv4Network((int(links.PROBE_HOST) & ~3, 30))
+                links.make_pair(beyond, links.PROBE, network, links.LEAST_MTU)
+                links.set_link(links.PROBE, up=True)
+                name = links.join_tenant(tenant, "deepbrain-trial", links.read_facts())
+                self._settle()
+                return _there_and_back(tenant, beyond)
+            finally:
+                links.remove_link(links.PROBE)
+                links.remove_link(name)
+
+    def attach(self, alias: str, start: Callable[[], T]) -> T:
+        """Call `start` in a new network of a tenant; what it starts keeps it alive.
+
+        Raises: SandboxError: it cannot be made; and whatever `start` raises.
+        """
+        with NetworkNamespace() as namespace:
+            with _locked():
+                name = links.join_tenant(namespace, alias, links.read_facts())
+                try:
+                    self._settle()
+                except SandboxError:
+                    links.remove_link(name)
+                    raise
+            try:
+                return namespace.run(start)
+            except BaseException:
+                self.detach(alias)
+                raise
+
+    def detach(self, alias: str) -> None:
+        """Remove a tenant's link, if it is still there; the kernel removes it with its last process."""
+        with _locked():
+            for name in links.links_called(alias):
+                links.remove_link(name)
+            self._settle()
+
+    def settle(self) -> None:
+        """Bring the rules in line with the host as it is now. Idempotent.
+
+        Raises: SandboxError: they cannot be; then no tenant's link is up.
+        """
+        with _locked():
+            self._settle()
+
+    def _settle(self) -> None:
+        facts = links.read_facts()
+        try:
+            if facts.links:
+                self._put_in_force(facts)
+            else:
+                _clear()
+        except SandboxError:
+            for link in facts.links:
+                links.set_link(link.name, up=False)
+            raise
+        for link in facts.links:
+            if not link.up:
+                links.set_link(link.name, up=True)
+
+    def _put_in_force(self, facts: Facts) -> None:
+        table = egress.render(facts, self.resolvers)
+        if not egress.is_loaded(table):
+            before = set(egress.opened())
+            shut = [name for name in facts.uplinks if not links.forwards(name)]
+            opened = sorted((before | set(shut)) - {links.PROBE})
+            egress.load(table, opened)
+        for name in facts.uplinks:
+            if not links.forwards(name):
+                links.set_forwarding(name, on=True)
+        if self._admits:
+            firewalls.admit()
+
+    def outside(self) -> Reached:
+        """What a tenant reaches of the resolvers, by TCP and by DNS, now. At most two seconds."""
+        alias = f"deepbrain-trial-{os.getpid()}"
+        try:
+            return self.attach(alias, lambda: ask_resolvers(self.resolvers))
+        finally:
+            self.detach(alias)
+
+
+def offered(report: ModeReport) -> tuple[Network, str]:
+    """What a machine may offer now: whether tenants would really get out; and why they would not."""
+    if report.network is Network.NONE:
+        return Network.NONE, report.no_network
+    try:
+        reached = TenantNetwork().outside()
+    except (SandboxError, OSError) as error:
+        return Network.NONE, str(error)
+    if not reached.all:
+        return Network.NONE, f"from a tenant's place to the internet, {reached}"
+    return Network.INTERNET, ""
+
+
+def _clear() -> None:
+    """No tenant has a network: nothing of ours stays on the host."""
+    if egress.is_there():
+        opened = egress.opened()
+        firewalls.withdraw()
+        egress.remove()
+        for name in opened:
+            with suppress(SandboxError):  # the interface has gone
+                links.set_forwarding(name, on=False)
+
+
+def _there_and_back(tenant: NetworkNamespace, beyond: NetworkNamespace) -> bool:
+    """Whether TCP and UDP reach a listener on the port of DNS, and its answers come back."""
+    address = (str(links.PROBE_BEYOND), 53)
+    with (
+        beyond.run(lambda: socket.create_server(address)),
+        beyond.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as answering,
+        tenant.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking,
+        tenant.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as calling,
+    ):
+        answering.bind(address)
+        for one in (answering, asking, calling):
+            one.settimeout(TRIAL_SECONDS)
+        try:
+            calling.connect(address)
+            asking.sendto(b"?", address)
+            _, sender = answering.recvfrom(16)
+            answering.sendto(b"!", sender)
+            return asking.recv(16) == b"!"
+        except OSError:
+            return False
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """One change of the host's network at a time, whichever process makes it. Not to be nested."""
+    descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def named_resolvers() -> tuple[IPv4Address, ...]:
+    """Those that the provider names, else public ones. Raises: SandboxError: a name is no address."""
+    told = os.environ.get(RESOLVERS_VARIABLE, "")
+    try:
+        found = tuple(IPv4Address(word.strip()) for word in told.split(",") if word.strip())
+    except ValueError as error:
+        raise SandboxError(f"{error}; name resolvers by IPv4 address, such as 1.1.1.1") from error
+    return found[:3] or RESOLVERS
+
+
+class Changes:
+    """Tells that the host's addresses, routes, interfaces or firewall rules have changed."""
+
+    _GROUPS: Final = ((socket.NETLINK_ROUTE, 0x1 | 0x10 | 0x40), (12, 1 << 6))
+    """Protocol and groups: links, IPv4 addresses and routes; of netfilter, nf_tables."""
+
+    def __init__(self) -> None:
+        """Raises: OSError: the kernel lacks one of them."""
+        self.sockets: list[socket.socket] = []
+        for protocol, groups in self._GROUPS:
+            found = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol
+            )
+            self.sockets.append(found)
+            found.bind((0, groups))
+
+    def drain(self) -> None:
+        """Forget what has come; whoever calls looks at the host itself."""
+        for each in self.sockets:
+            while True:
+                try:
+                    each.recv(1 << 16)
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:  # more has come than could be kept
+                        raise
+
+    def close(self) -> None:
+        for each in self.sockets:
+            each.close()

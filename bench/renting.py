@@ -23,7 +23,7 @@ from deepbrain.cli.reach import Reach, fresh_endpoint
 from deepbrain.client import Client
 from deepbrain.primitives.ids import OrderId
 from deepbrain.primitives.keys import Keypair
-from deepbrain.sandbox.modes import find_binary
+from deepbrain.sandbox.programs import find_binary
 
 DBC: Final = Path(sys.executable).with_name("dbc")
 RENTER: Final = "//Alice"

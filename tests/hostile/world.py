@@ -10,18 +10,12 @@ touches the namespace that the tests run in, and everything is gone with the pro
 """
 
 import contextlib
-import ctypes
-import os
-import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from deepbrain.sandbox.netns import NetworkNamespace

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from deepbrain.cli.chain import Choices
-from deepbrain.cli.machine import Listing, address_record, enlist, hardware_of
+from deepbrain.cli.machine import Listing, Owners, address_record, enlist, hardware_of
 from deepbrain.client import Client
 from deepbrain.net.endpoint import IrohEndpoint
 from deepbrain.node.node import Node, NodeConfig, load_spec
@@ -121,7 +121,7 @@ class Market:
             MicroUsd(price),
             address,
         )
-        await enlist(self.client, listing, BOB.public, BOB)
+        await enlist(self.client, listing, Owners.alone(BOB))
         (data / "sandbox").mkdir()
         sandbox = kind(
             PROGRAMS,

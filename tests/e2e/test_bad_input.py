@@ -16,7 +16,7 @@ from tests.e2e.money import assert_conserved, assert_settled
 from tests.e2e.network import Done, Network
 from tests.e2e.terminal import Terminal
 
-from deepbrain.cli.machine import Listing, address_record, enlist
+from deepbrain.cli.machine import Listing, Owners, address_record, enlist
 from deepbrain.client import Client
 from deepbrain.pallets.machines import Hardware, Isolation, Machines
 from deepbrain.pallets.machines import Network as NetworkOffer
@@ -151,7 +151,7 @@ async def _list_ghost(url: str) -> None:
     listing = Listing(GHOST, hardware, Isolation.GVISOR, NetworkOffer.NONE, MicroUsd(1),
                       address_record(["127.0.0.1:9"]))  # fmt: skip
     async with await Client.connect(url) as client:
-        await enlist(client, listing, PROVIDER.public, PROVIDER)
+        await enlist(client, listing, Owners.alone(PROVIDER))
 
 
 async def _pause_ghost(url: str) -> None:

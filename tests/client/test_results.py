@@ -1,5 +1,6 @@
 """A hostile provider cannot write anywhere but in one fresh directory, nor fill the disk."""
 
+import asyncio
 import io
 import os
 import stat
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepbrain.client import results as results_module
 from deepbrain.client.results import Limits, Results, ResultsRefused, receive, receive_file
 
 ROOMY = Limits()
@@ -211,6 +213,42 @@ async def test_an_endless_stream_is_cut(tmp_path: Path) -> None:
     with pytest.raises(ResultsRefused, match="longer than allowed"):
         await receive(endless(), tmp_path / "out", Limits(size=1 << 20, files=10))
     assert everything_below(tmp_path) == set()
+
+
+@pytest.mark.parametrize("pause", [0.02, 60.0])
+async def test_a_trickle_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    """Bytes that come one at a time, or not at all, hold nobody."""
+    monkeypatch.setattr(results_module, "FIRST_SECONDS", 0.3)
+    monkeypatch.setattr(results_module, "PACE_SECONDS", 0.2)
+    data = archive(member("model", bytes(1 << 20)))
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield data[: 200 << 10]
+        for at in range(200 << 10, len(data), 100):
+            await asyncio.sleep(pause)
+            yield data[at : at + 100]
+
+    with pytest.raises(ResultsRefused, match="too slowly"):
+        async with asyncio.timeout(5):
+            await receive(trickle(), tmp_path / "out")
+    assert everything_below(tmp_path) == set()
+
+
+async def test_a_slow_line_that_goes_on_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results_module, "FIRST_SECONDS", 0.5)
+    monkeypatch.setattr(results_module, "PACE_SECONDS", 0.5)
+    data = archive(member("model", bytes(1 << 20)))
+
+    async def steady() -> AsyncIterator[bytes]:
+        for at in range(0, len(data), 70 << 10):
+            await asyncio.sleep(0.1)
+            yield data[at : at + (70 << 10)]
+
+    assert (await receive(steady(), tmp_path / "out")).files == 1
 
 
 async def test_endless_extended_headers_are_cut(tmp_path: Path) -> None:

@@ -20,12 +20,13 @@ class Net:
         self._fake = FakeNetwork()
         self._endpoints: list[Endpoint] = []
 
-    async def bind(self, seed: bytes | None = None) -> Endpoint:
+    async def bind(self, seed: bytes | None = None, host: str = "127.0.0.1") -> Endpoint:
+        """An endpoint on `host`; in memory each has a host of its own."""
         seed = seed or os.urandom(32)
         if self.kind == "fake":
             endpoint: Endpoint = await self._fake.bind(seed)
         else:
-            endpoint = await IrohEndpoint.bind(seed, hosts=("127.0.0.1",))
+            endpoint = await IrohEndpoint.bind(seed, hosts=(host,))
         self._endpoints.append(endpoint)
         return endpoint
 

@@ -8,7 +8,7 @@ import time
 from hashlib import sha256
 
 import pytest
-from tests.net.ends import KINDS
+from tests.net.ends import KINDS, connected
 from tests.provider.house import ALICE, BOB, eventually, house, manifest_of, tar_of
 
 from deepbrain.net import session as session_module
@@ -34,11 +34,13 @@ from deepbrain.net.messages import (
     Status,
 )
 from deepbrain.net.messages import Have as HaveReply
-from deepbrain.net.session import greet
+from deepbrain.net.session import Session, greet
 from deepbrain.net.stream import Stream
 from deepbrain.primitives.ids import Hash, MachineId, OrderId
 from deepbrain.primitives.units import U8, U64, BlockNumber
+from deepbrain.provider import doorstep
 from deepbrain.provider import gate as gate_module
+from deepbrain.provider.admission import refuse
 from deepbrain.provider.gate import CONNECTIONS_PER_ORDER, STREAMS_PER_ORDER
 from deepbrain.sandbox.sandbox import SandboxError
 
@@ -199,14 +201,65 @@ async def test_no_more_than_64_unproven_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(gate_module, "UNPROVEN_SECONDS", 1.0)
     async with house("fake", tmp_path) as home:
         home.place(1, manifest_of("sleep", "5"))
-        visitor = await home.net.bind()
+        visitors = [await home.net.bind() for _ in range(64 // doorstep.PLACES_PER_ADDRESS)]
         addresses = home.agent.endpoint.addresses
-        for _ in range(64):
-            await visitor.dial(home.machine, addresses)
+        for visitor in visitors:
+            for _ in range(doorstep.PLACES_PER_ADDRESS):
+                await visitor.dial(home.machine, addresses)
+        another = await home.net.bind()
         with pytest.raises(Unreachable):
-            await visitor.dial(home.machine, addresses)
+            await another.dial(home.machine, addresses)
         await asyncio.sleep(1.1)
         await home.session(1)
+
+
+@both
+async def test_one_address_takes_few_places_and_leaves_the_others(kind, tmp_path):
+    async with house(kind, tmp_path) as home:
+        home.place(1, manifest_of("sleep", "5"))
+        visitor, addresses = await home.net.bind(), home.agent.endpoint.addresses[:1]
+        held = [
+            await visitor.dial(home.machine, addresses) for _ in range(doorstep.PLACES_PER_ADDRESS)
+        ]
+        with pytest.raises(Unreachable):
+            await visitor.dial(home.machine, addresses, timeout=1)
+        assert len(held) < doorstep.PLACES
+        other = await home.net.bind(host="127.0.0.2")
+        async with asyncio.timeout(3):
+            await Session.open(other, addresses, home.grant(1), ALICE)
+
+
+@both
+async def test_whoever_does_not_take_in_its_refusal_does_not_keep_its_place(
+    kind, tmp_path, monkeypatch
+):
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("deepbrain.provider.gate.LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("deepbrain.provider.gate.refuse", never)
+    async with house(kind, tmp_path) as home:
+        home.place(1, manifest_of("sleep", "5"))
+        with pytest.raises(NetError):
+            async with asyncio.timeout(3):
+                await home.session(1, BOB)
+
+
+async def test_who_is_refused_and_does_not_read_is_reset(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepbrain.provider.admission.REFUSAL_SECONDS", 0.2)
+    monkeypatch.setattr("deepbrain.net.fake.WINDOW", 0)
+    async with connected("fake") as pair:
+        await _refused_and_unread(pair, monkeypatch)
+
+
+async def _refused_and_unread(pair, monkeypatch) -> None:
+    near = await pair.near.open()
+    far = await pair.far.accept()
+    async with asyncio.timeout(2):
+        await refuse(far, Refused(RefusalCode.LIMIT, "too many"))
+    monkeypatch.setattr("deepbrain.net.fake.WINDOW", 1 << 20)
+    with pytest.raises(StreamReset):
+        await near.read_some()
 
 
 async def test_four_connections_and_the_newest_counts(tmp_path):

@@ -5,10 +5,10 @@ that makes no progress for `PATIENCE_SECONDS` is given up.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from deepbrain.cli.output import progress
 from deepbrain.cli.quantity import size
@@ -22,6 +22,8 @@ from deepbrain.primitives.errors import DeepBrainError
 PATIENCE_SECONDS: Final = 60.0
 UNPACKING_SECONDS: Final = 1800.0
 """A large image takes its time and says nothing meanwhile; the chain's start window ends it too."""
+STORING_SECONDS: Final = 600.0
+"""What was sent is written to a disk before it is acknowledged."""
 _PAUSE: Final = 0.2
 
 _WORDS: Final = {
@@ -53,7 +55,7 @@ async def deliver(reach: Reach, cargo: Cargo, report: Callable[[str], None]) -> 
         try:
             session = await reach.session()
             patience.renew()
-            await _hand_over(session, cargo, patience)
+            await _within(patience, _hand_over(session, cargo, patience))
             return await _await_start(session, report, patience)
         except Refused as refusal:
             if refusal.code not in (RefusalCode.UNKNOWN_ORDER, RefusalCode.LIMIT):
@@ -110,6 +112,20 @@ class Patience:
             raise NotStarted(trouble)
 
 
+async def _within(patience: Patience, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` as long as there is patience, which it may renew. Raises: NotStarted: it is over."""
+    working = asyncio.ensure_future(work)
+    try:
+        while not working.done() and not patience.is_over:
+            await asyncio.wait((working,), timeout=patience.left)
+        if not working.done():
+            raise NotStarted("the machine does not get on with it")
+        await working
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
 async def _hand_over(session: Session, cargo: Cargo, patience: Patience) -> None:
     wanted = await session.put_manifest(cargo.manifest)
     if wanted.image:
@@ -130,11 +146,11 @@ async def _upload(
     with progress(f"sending the {what}, {size(total)}", total) as advance:
         sent = 0
 
-        def moved(done: int, _: int) -> None:
+        def moved(done: int, whole: int) -> None:
             nonlocal sent
             advance(done - sent)
             sent = done
-            patience.renew()
+            patience.renew(STORING_SECONDS if done == whole else None)
 
         await session.put_blob(path, digest, moved)
 

@@ -22,7 +22,7 @@ from deepbrain.client.errors import CallFailed, ConnectionLost, NodeUnreachable
 from deepbrain.client.results import Results, ResultsRefused, receive
 from deepbrain.net.errors import NetError, RefusalCode, Refused
 from deepbrain.net.messages import JobExit, OrderStatus, Stage
-from deepbrain.pallets.rent import AlreadyEnded, Order, Rent
+from deepbrain.pallets.rent import AlreadyEnded, Order, Rent, Running
 from deepbrain.primitives.errors import DeepBrainError
 
 SETTLE_SECONDS: Final = 20.0
@@ -30,6 +30,9 @@ SETTLE_SECONDS: Final = 20.0
 LAST_WORDS_SECONDS: Final = 40.0
 """A job that is told to end has 30 s to do so; its last output is worth waiting for."""
 _OVER: Final = (Stage.EXITED, Stage.FAILED, Stage.DESTROYED)
+BILLED_SECONDS: Final = 60.0
+"""How long an order may be billed while its machine does not say that it runs: a lost connection is
+opened again meanwhile."""
 RESULTS_SECONDS: Final = 30.0
 """How long a machine that breaks off while it sends results is asked again."""
 _SOUND_SECONDS: Final = 5.0
@@ -172,6 +175,22 @@ async def look_back(reach: Reach) -> Followed:
                 write_out(piece.stream, piece.data)
     status = await _status(reach)
     return Followed(Way.ENDED, None if status is None else status.exit)
+
+
+async def billed_too_long(reach: Reach) -> None:
+    """Return once the chain has shown the order running, and so billed, for `BILLED_SECONDS`."""
+    while True:
+        if await _runs_on_chain(reach):
+            await asyncio.sleep(BILLED_SECONDS)
+            return
+        await asyncio.sleep(_LONGEST_PAUSE)
+
+
+async def _runs_on_chain(reach: Reach) -> bool:
+    with contextlib.suppress(NodeUnreachable, ConnectionLost):
+        order = await reach.client.at().get(Rent.orders, reach.order)
+        return order is not None and isinstance(order.status, Running)
+    return False
 
 
 async def await_end(reach: Reach) -> Order | None:

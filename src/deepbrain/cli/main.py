@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from deepbrain.cli.failure import Failure, explain
+from deepbrain.cli.output import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def run(args: Sequence[str] | None = None) -> int:
         failure = explain(error)
         if failure is None:
             raise
-        click.echo(f"dbc: {failure.sentence}", err=True)
+        say(failure.sentence)
         return failure.code
     return outcome if isinstance(outcome, int) else 0
 

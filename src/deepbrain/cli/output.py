@@ -1,5 +1,8 @@
 """How things are printed: results on stdout, words to a person on stderr, JSON when asked for.
 
+Sentences, names and models come from machines that may be hostile, and a terminal obeys what it shows:
+everything goes through `printable` here. (A job's own output does not: that is the job's.)
+
 rich is imported when a table or a bar is really shown.
 """
 
@@ -14,14 +17,27 @@ import click
 from deepbrain.cli.quantity import size
 
 
+def printable(text: str) -> str:
+    """Without what a terminal obeys: controls, line ends, marks that hide or turn text around."""
+    return "".join(char if char.isprintable() else "�" for char in text)
+
+
 def say(text: str) -> None:
     """A line for the person; scripts that read stdout never see it."""
-    click.echo(f"dbc: {text}", err=True)
+    click.echo(f"dbc: {printable(text)}", err=True)
 
 
 def emit(value: Any) -> None:
     """JSON on stdout. Integers of money are strings: JSON readers round what is above 2**53."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    click.echo(
+        "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
+    )
+
+
+def _escaped(char: str) -> str:
+    """As JSON writes it in ASCII; only strings hold such characters."""
+    return json.dumps(char)[1:-1]
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
@@ -32,7 +48,7 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], empty:
     if not sys.stdout.isatty():
         click.echo("\t".join(head))
         for row in rows:
-            click.echo("\t".join(row))
+            click.echo("\t".join(printable(cell) for cell in row))
         return
     _rich_table(title, head, rows)
 
@@ -47,12 +63,8 @@ def _rich_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
         grid.add_column(name, overflow="fold")
     for row in rows:
         # As text, not markup: names of machines and images come from strangers.
-        grid.add_row(*(Text(_printable(cell)) for cell in row))
+        grid.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(grid)
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 @contextlib.contextmanager
@@ -64,10 +76,10 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = (TextColumn("dbc: {task.description}"), BarColumn(), DownloadColumn(),
+    columns = (TextColumn("dbc: {task.description}", markup=False), BarColumn(), DownloadColumn(),
                TransferSpeedColumn())  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(printable(label), total=total)
         yield lambda count: bar.advance(task, count)
 
 
@@ -86,9 +98,10 @@ def waiting(label: str) -> Iterator[Callable[[str], None]]:
         yield plain
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(label) as status:
-        yield status.update
+    with Console(stderr=True).status(Text(printable(label))) as status:
+        yield lambda text: status.update(Text(printable(text)))
 
 
 def files_and_size(files: int, count: int) -> str:

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from deepbrain.cli import ending, quantity
 from deepbrain.cli.deliver import Cargo, NotStarted, await_start, deliver
 from deepbrain.cli.failure import NOT_STARTED, PROVIDER_LOST, UserError
-from deepbrain.cli.follow import Followed, Way, await_end, close_order, fetch_results, follow
+from deepbrain.cli.follow import (
+    Followed,
+    Way,
+    await_end,
+    billed_too_long,
+    close_order,
+    fetch_results,
+    follow,
+)
 from deepbrain.cli.interrupts import Interrupted, Interrupts
 from deepbrain.cli.interrupts import Wish as Signal
 from deepbrain.cli.journal import Run
@@ -162,26 +170,31 @@ async def _deliver(
 async def unless_ended(reach: Reach, work: Coroutine[Any, Any, object]) -> None:
     """Do `work`, unless the order has run without our seeing it start.
 
-    Raises: NotStarted: it ended and had not run, whoever ended it.
+    Raises: NotStarted: it ended and had not run, whoever ended it; or its machine has it billed, and
+    does not say that it runs.
     """
     task, ended = asyncio.ensure_future(work), asyncio.ensure_future(await_end(reach))
+    billed = asyncio.ensure_future(billed_too_long(reach))
     try:
-        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, ended, billed}, return_when=asyncio.FIRST_COMPLETED)
         if ended.done() and not task.done():
             # The machine's own sentence says more than the chain's, and comes at about the same time.
             await asyncio.wait({task}, timeout=2.0)
         if task.done():
             task.result()
             return
+        if not ended.done():
+            billed.result()
+            raise NotStarted("the machine has the order billed, and does not run it")
         order = ended.result()
         if order is not None and ending.has_run(order):
             return
         how = "is gone" if order is None else ending.state_name(order)
         raise NotStarted(f"the order ended before the job ran: {how}")
     finally:
-        for pending in (task, ended):
+        for pending in (task, ended, billed):
             pending.cancel()
-        await asyncio.gather(task, ended, return_exceptions=True)
+        await asyncio.gather(task, ended, billed, return_exceptions=True)
 
 
 async def _greeting_of(renter: Renter, wish: Wish, offer: Offered) -> Greeting:

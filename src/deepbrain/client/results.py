@@ -3,12 +3,13 @@
 Only regular files and directories are made, below one fresh directory that appears under its final
 name when the whole stream has arrived and not before. Whatever else the stream holds (links,
 devices, names that climb, are absolute, lie in a `.git` or are too long) is left out and reported;
-a stream that is malformed, too long or cut short is refused as a whole and leaves nothing.
+a stream that is malformed, too long, too slow or cut short is refused as a whole and leaves nothing.
 
 The reader of tar is our own, strict and small: `tarfile` follows links, expands sparse files and
 reads headers of any length into memory.
 """
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -25,6 +26,12 @@ from deepbrain.primitives.errors import DeepBrainError
 
 MAX_FILES: Final = 100_000
 MAX_BYTES: Final = 64 << 30
+
+FIRST_SECONDS: Final = 300.0
+"""How long a machine may look through its files before it sends the first byte."""
+PACE_SECONDS: Final = 60.0
+PACE_BYTES: Final = 64 << 10
+"""What must arrive in every so many seconds: a trickle would hold the renter for ever."""
 
 _BLOCK: Final = 512
 _MAX_PAX_BYTES: Final = 64 << 10
@@ -201,6 +208,8 @@ class _Reader:
         # Each entry may cost a header, an extended header with its data, and padding.
         self._left = limits.size + (limits.files + 2) * (4 * _BLOCK) + _MAX_PAX_BYTES
         self._chunk = memoryview(b"")
+        self._patience = FIRST_SECONDS
+        self._lately = 0
 
     async def exactly(self, size: int) -> bytes:
         """Only for short pieces: headers. Raises: ResultsRefused: the stream ends before."""
@@ -222,22 +231,39 @@ class _Reader:
 
     async def drain(self) -> None:
         """Read on to the end of the stream, which is cut where it is too long."""
-        async for chunk in self._stream:
-            self._count(len(chunk))
+        while await self._next() is not None:
+            continue
 
     async def _refill(self) -> None:
-        try:
-            chunk = await anext(self._stream)
-        except StopAsyncIteration:
+        chunk = await self._next()
+        if chunk is None:
             raise ResultsRefused(
                 "the machine's results ended in the middle; fetch them again with dbc cp"
-            ) from None
-        self._count(len(chunk))
+            )
         self._chunk = memoryview(chunk)
+
+    async def _next(self) -> bytes | None:
+        """The next chunk, `None` at the end. Only the waiting counts against the machine's time."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(self._patience):
+                chunk = await anext(self._stream, None)
+        except TimeoutError:
+            raise ResultsRefused(
+                "the machine sends its results too slowly; fetch them again with dbc cp"
+            ) from None
+        self._patience -= loop.time() - began
+        if chunk is not None:
+            self._count(len(chunk))
+        return chunk
 
     def _count(self, size: int) -> None:
         self._left -= size
         self._progress(size)
+        self._lately += size
+        if self._lately >= PACE_BYTES:
+            self._patience, self._lately = PACE_SECONDS, 0
         if self._left < 0:
             raise ResultsRefused("the machine's results are longer than allowed and were cut off")
 

@@ -40,6 +40,11 @@ _CLEAN: Final = f"ApplicationClose {{ error_code: {CLOSED_CLEANLY}, "
 _SAID: Final = re.compile(r'reason: b"([ -~]{1,80})"')
 """The other side's own reason: a stranger's bytes, so only printable ones."""
 
+_REFUSAL: Final = "refused to accept a new connection"
+
+REFUSED_PAUSE_SECONDS: Final = 0.3
+"""Between two knocks at a machine that refuses them for now."""
+
 fastsend.apply()
 
 ANYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 (a provider is there to be reached)
@@ -130,6 +135,15 @@ class IrohIncoming:
         except (*_FAILURES, TimeoutError) as error:
             raise Unreachable("the handshake was not completed") from error
 
+    async def prove_address(self) -> bool:
+        try:
+            if not self._remote_address or await self._incoming.remote_addr_validated():
+                return True
+            await self._incoming.retry()
+        except _FAILURES:
+            pass  # whoever knocked has gone
+        return False
+
     async def refuse(self) -> None:
         try:
             await self._incoming.refuse()
@@ -212,7 +226,7 @@ class IrohEndpoint:
 
         async def attempt(number: int) -> Any:
             await asyncio.sleep(number * _STAGGER_SECONDS)
-            return await self._endpoint.connect(ways[number], protocol)
+            return await self._connect(ways[number], protocol)
 
         attempts = {asyncio.create_task(attempt(number)) for number in range(len(ways))}
         try:
@@ -238,6 +252,16 @@ class IrohEndpoint:
         if address and address not in self._external:
             self._external.add(address)
             await _net(self._endpoint.add_external_addr(address))
+
+    async def _connect(self, target: Any, protocol: bytes) -> Any:
+        """A machine with too many at its door says so at once; there may be room in a moment."""
+        while True:
+            try:
+                return await self._endpoint.connect(target, protocol)
+            except iroh_ffi.IrohError as error:
+                if _REFUSAL not in str(error.message()):
+                    raise
+            await asyncio.sleep(REFUSED_PAUSE_SECONDS)
 
     async def accept(self) -> IrohIncoming | None:
         while (incoming := await self._endpoint.accept_next()) is not None:

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
+from ipaddress import IPv4Network
 from typing import Final
 
 from deepbrain.net.errors import (
@@ -28,12 +29,11 @@ class FakeNetwork:
 
     def __init__(self) -> None:
         self._listening: dict[str, FakeEndpoint] = {}
-        self._next_port = 40000
+        self._hosts = IPv4Network("10.0.0.0/8").hosts()
 
     async def bind(self, seed: bytes) -> "FakeEndpoint":
-        """An endpoint whose key follows from `seed` (it is not an ed25519 key)."""
-        self._next_port += 1
-        endpoint = FakeEndpoint(self, seed, f"127.0.0.1:{self._next_port}")
+        """An endpoint on a host of its own, whose key follows from `seed` (it is not an ed25519 key)."""
+        endpoint = FakeEndpoint(self, seed, f"{next(self._hosts)}:4177")
         self._listening[endpoint.addresses[0]] = endpoint
         return endpoint
 
@@ -118,6 +118,9 @@ class FakeIncoming:
         near, far = _connected(self._dialler, self._target)
         self.answered.set_result(near)
         return far
+
+    async def prove_address(self) -> bool:
+        return True
 
     async def refuse(self) -> None:
         if not self.answered.done():

@@ -278,6 +278,8 @@ class Session:
         size = (await asyncio.to_thread(path.stat)).st_size
         async with await self._ask(PutBlob(sha256=sha256, size=U64(size))) as stream:
             have = await expect_reply(stream, Have)
+            if have.offset > size:
+                raise MalformedMessage("the machine has more of the file than there is")
             await _send_file(stream, path, int(have.offset), size, on_progress)
             await expect_reply(stream, Done)
 

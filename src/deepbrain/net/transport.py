@@ -85,6 +85,14 @@ class Incoming(Protocol):
         """Do the handshake. Raises: Unreachable: not done within `timeout` seconds, or broken."""
         ...
 
+    async def prove_address(self) -> bool:
+        """Whether it has shown that it receives at its address.
+
+        If not, it is asked to (QUIC's retry, which keeps nothing here) and knocks again: this one is
+        over. Through a relay nobody needs to: no packet is answered to a forged address there.
+        """
+        ...
+
     async def refuse(self) -> None: ...
 
 

@@ -29,6 +29,9 @@ from deepbrain.primitives.units import BlockNumber
 from deepbrain.provider.book import Book, Renting
 from deepbrain.provider.status import fitting
 
+REFUSAL_SECONDS: Final = 2.0
+"""How long somebody may take to hear that it is refused."""
+
 ORDER_WAIT_SECONDS: Final = 3.0
 """How long a proof for an order that is not known yet waits: a renter may be a block ahead of us."""
 
@@ -131,9 +134,10 @@ async def _grant(stream: Stream, proof: AccessProof) -> None:
 
 async def refuse(stream: Stream, refusal: Refused) -> None:
     """Tell why, as far as the other side still listens, and end the stream."""
+    reply = Refusal(code=refusal.code, reason=fitting(str(refusal)))
     try:
-        reply = Refusal(code=refusal.code, reason=fitting(str(refusal)))
-        await stream.write(reply_bytes(reply))
-    except NetError:
+        async with asyncio.timeout(REFUSAL_SECONDS):
+            await stream.write(reply_bytes(reply))
+    except (NetError, TimeoutError):
         await stream.reset()
     await stream.close()

@@ -33,6 +33,7 @@ from deepbrain.provider.identity import (
 )
 from deepbrain.provider.loop import Agent
 from deepbrain.provider.onchain import on_chain
+from deepbrain.provider.quiet import Quiet
 from deepbrain.sandbox.open import open_sandbox
 from deepbrain.sandbox.remote import RemoteHost, inherited_socket
 
@@ -110,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=options.log.upper(),
         stream=sys.stderr,
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Quiet())
     code = 0
     try:
         data = options.data.absolute()

@@ -1,12 +1,13 @@
 """The door of a machine: who may come in, and how much of it.
 
 Nobody gets anything for nothing: before its proof is checked a connection has 5 s, one stream and
-4 KiB, and only 64 such connections exist at once. Behind it an order has 4 connections and 64 streams.
-A connection ends when its proof runs out. Nothing is buffered without bound: a slow reader stalls its
-own stream and nothing else.
+4 KiB, and only 64 such connections exist at once, few of them from one address (`doorstep.py`). Behind
+it an order has 4 connections, 64 streams and 100 requests a second. A connection ends when its proof
+runs out. Nothing is buffered without bound: a slow reader stalls its own stream and nothing else.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
@@ -25,17 +26,18 @@ from deepbrain.net.transport import CLOSED_BROKEN, CLOSED_REFUSED, Connection, E
 from deepbrain.primitives.units import U64
 from deepbrain.provider.admission import Admission, Turned, Visit, refuse
 from deepbrain.provider.book import Book
+from deepbrain.provider.doorstep import Doorstep
 from deepbrain.provider.enduring import Enduring
+from deepbrain.provider.pace import Pace
 from deepbrain.sandbox.sandbox import SandboxError
 
 log = logging.getLogger(__name__)
 
 UNPROVEN_SECONDS: Final = 5.0
-UNPROVEN_CONNECTIONS: Final = 64
 CONNECTIONS_PER_ORDER: Final = 4
 STREAMS_PER_ORDER: Final = 64
 LINGER_SECONDS: Final = 1.0
-"""How long a refused connection stays open, so that the refusal arrives."""
+"""How long a refused connection stays open, so that the refusal arrives; it keeps its place so long."""
 REQUEST_SECONDS: Final = 10.0
 """How long a new stream may take to say what it is for."""
 
@@ -56,41 +58,43 @@ class Gate:
         self._admission = admission
         self._book = book
         self._serve = serve
-        self._unproven = 0
+        self._doorstep = Doorstep()
         self._visits: dict[int, list[Visit]] = {}
         self._enduring = enduring or Enduring()
         self._group: asyncio.TaskGroup | None = None
+        self._paces: dict[int, Pace] = {}
 
     @property
     def unproven(self) -> int:
         """Connections whose proof was not checked yet."""
-        return self._unproven
+        return self._doorstep.count
 
     async def run(self) -> None:
         """Serve until the endpoint is closed."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             while (incoming := await self._endpoint.accept()) is not None:
-                if self._unproven >= UNPROVEN_CONNECTIONS:
+                address = incoming.remote_address
+                if not self._doorstep.has_room(address):
                     await incoming.refuse()
-                else:
-                    self._unproven += 1
+                elif not self._doorstep.is_crowded or await incoming.prove_address():
+                    self._doorstep.take(address)
                     group.create_task(self._receive(incoming))
 
     async def _receive(self, incoming: Incoming) -> None:
         """One connection from knock to end. Whatever it does, it ends alone."""
         connection: Connection | None = None
-        visit: Visit | None = None
         try:
             try:
                 async with asyncio.timeout(UNPROVEN_SECONDS):
                     connection = await incoming.complete(UNPROVEN_SECONDS)
                     visit = await self._admission.admit(connection)
+            except Turned as turned:
+                await self._turn_away(incoming, connection, turned)
+                return
             finally:
-                self._unproven -= 1
+                self._doorstep.leave(incoming.remote_address)
             await self._welcome(visit)
-        except Turned as turned:
-            await self._turn_away(incoming, connection, turned)
         except (NetError, TimeoutError):
             _close(connection, CLOSED_BROKEN)
         except Exception:
@@ -101,12 +105,13 @@ class Gate:
     async def _turn_away(
         self, incoming: Incoming, connection: Connection | None, turned: Turned
     ) -> None:
+        """Tell why; whoever does not take it in within a second does not hear it."""
         log.info("refused %s: %s", incoming.remote_address, turned.refusal)
-        await refuse(turned.stream, turned.refusal)
-        if connection is not None:
-            await asyncio.wait(
-                [asyncio.ensure_future(connection.wait_closed())], timeout=LINGER_SECONDS
-            )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await refuse(turned.stream, turned.refusal)
+                if connection is not None:
+                    await connection.wait_closed()
         _close(connection, CLOSED_REFUSED)
 
     async def _welcome(self, visit: Visit) -> None:
@@ -114,6 +119,7 @@ class Gate:
         for lasting streams, which are kept for a while unless the renter closed it by itself.
         """
         visits = self._visits.setdefault(visit.order, [])
+        self._paces.setdefault(visit.order, Pace())
         self._make_place(visits)
         visits.append(visit)
         log.info("order %s: connected from %s", visit.order, visit.connection.remote_address)
@@ -179,6 +185,8 @@ class Gate:
         if sum(one.streams for one in self._visits.get(visit.order, ())) > STREAMS_PER_ORDER:
             raise Refused(RefusalCode.LIMIT, f"order {visit.order} has too many streams open")
         request = await _request(stream)
+        if (pace := self._paces.get(visit.order)) is not None:
+            await pace.turn()
         match request:
             case Begin(name=name):
                 lasting = self._enduring.begin(visit, name)
@@ -212,6 +220,7 @@ class Gate:
             visits.remove(visit)
         if not visits:
             self._visits.pop(visit.order, None)
+            self._paces.pop(visit.order, None)
         log.info("order %s: disconnected", visit.order)
 
 

@@ -32,7 +32,7 @@ from deepbrain.provider.plan import Action, Close, DeclareStarted, Destroy, Poli
 from deepbrain.provider.record import RecordDamaged, Records, monotonic_ms
 from deepbrain.provider.requests import Service
 from deepbrain.provider.status import status_of
-from deepbrain.sandbox.sandbox import Phase, Sandbox
+from deepbrain.sandbox.sandbox import ImageInfo, Phase, Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,9 @@ RETRY_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """How long an order waits after one, two, … actions that failed in a row."""
 
 MAX_OFFERED_IMAGES: Final = 64
+
+OFFERS_SECONDS: Final = 1.0
+"""How long a greeting may name images of a moment ago."""
 
 DECLARATIONS: Final = (DeclareStarted, Close, Refuse)
 """Actions that change the chain."""
@@ -55,6 +58,12 @@ class HelperLost(DeepBrainError):
 async def _end_with(lost: asyncio.Event) -> None:
     await lost.wait()
     raise HelperLost("the root helper is gone; this agent ends, and is started anew with the next")
+
+
+def _offer(image: ImageInfo) -> ImageOffer:
+    return ImageOffer(
+        name=image.name[:128], digest=Digest.from_hex(image.digest), size=U64(image.size)
+    )
 
 
 @dataclass(slots=True)
@@ -84,6 +93,8 @@ class Agent:
     _doing: dict[int, Action] = field(default_factory=dict)
     _setbacks: dict[int, _Setback] = field(default_factory=dict)
     _watched: set[int] = field(default_factory=set)
+    _offered: tuple[ImageOffer, ...] = ()
+    _offered_until: float = 0.0
 
     def __post_init__(self) -> None:
         self.records = Records(self.data)
@@ -114,9 +125,6 @@ class Agent:
                 group.create_task(_end_with(self.host_lost))
 
     async def greeting(self) -> Greeting:
-        # A renter's own image has no name here: it is nobody else's to see, nor anybody's default.
-        named = [image for image in await self.sandbox.images() if image.name]
-        images = named[:MAX_OFFERED_IMAGES]
         return Greeting(
             version=__version__,
             genesis=self.book.genesis,
@@ -124,15 +132,18 @@ class Agent:
             block=BlockNumber(self.book.block),
             mode=self.sandbox.report.mode.value,
             network=self.sandbox.report.network.value,
-            images=tuple(
-                ImageOffer(
-                    name=image.name[:128],
-                    digest=Digest.from_hex(image.digest),
-                    size=U64(image.size),
-                )
-                for image in images
-            ),
+            images=await self._offers(),
         )
+
+    async def _offers(self) -> tuple[ImageOffer, ...]:
+        """Read anew once a second at most: anybody may ask for a greeting, as often as they like."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._offered_until:
+            # A renter's own image has no name here: it is nobody else's to see, nor anybody's default.
+            named = [image for image in await self.sandbox.images() if image.name]
+            self._offered = tuple(_offer(image) for image in named[:MAX_OFFERED_IMAGES])
+            self._offered_until = now + OFFERS_SECONDS
+        return self._offered
 
     async def _watch_chain(self) -> None:
         await self._read_chain()

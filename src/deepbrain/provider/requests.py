@@ -6,7 +6,8 @@ Every answer is bounded by the stream it goes to; whatever was started for a str
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -59,10 +60,14 @@ log = logging.getLogger(__name__)
 EXECS_PER_ORDER: Final = 16
 FIRST_BYTES: Final = 64 << 10
 """Of an export, read before it is answered."""
+LAST_WORDS_SECONDS: Final = 2.0
+"""How long an upload may go on once its order needs no more files."""
 PROGRESS_SECONDS: Final = 0.2
 """The least time between two published steps of an upload."""
 
 _STARTED: Final = (Stage.RUNNING, Stage.EXITED)
+
+_UPLOADING: Final = (Stage.AWAITING_MANIFEST, Stage.UPLOADING)
 
 _SCOPES: Final[dict[type[Request], Scope]] = {
     Status: Scope.OBSERVE,
@@ -86,7 +91,7 @@ class Service:
     """The largest image tar that is taken."""
     uploads: Uploads = field(default_factory=Uploads)
     execs: dict[int, int] = field(default_factory=dict)
-    """Live exec sessions per order."""
+    """Live commands and copies per order."""
 
     async def serve(self, visit: Visit, request: Request, stream: Stream) -> None:
         """Raises: Refused; SandboxError; NetError."""
@@ -185,8 +190,34 @@ class Service:
             return
         size = int(request.size)
         progress = _Progress(self.book, order)
-        await self.uploads.receive(files, request.sha256, size, stream, progress.note)
+        receiving = self.uploads.receive(files, request.sha256, size, stream, progress.note)
+        await self._while_wanted_here(order, receiving)
         self.book.hint()
+
+    async def _while_wanted_here(self, order: int, receiving: Coroutine[Any, Any, None]) -> None:
+        """An upload ends with its order: what it writes to is removed then, and would hold the disk.
+
+        Raises: Refused: the order has ended, or needs no more files; what `receiving` raises.
+        """
+        upload = asyncio.create_task(receiving)
+        over = asyncio.create_task(self._until_past_upload(order))
+        try:
+            await asyncio.wait((upload, over), return_when=asyncio.FIRST_COMPLETED)
+            if not upload.done():
+                # Where the last file has just arrived, its upload is about to say so.
+                await asyncio.wait((upload,), timeout=LAST_WORDS_SECONDS)
+            if not upload.done():
+                raise Refused(RefusalCode.NOT_NOW, f"order {order} takes no more files")
+            await upload
+        finally:
+            for task in (upload, over):
+                task.cancel()
+            await asyncio.wait((upload, over))
+
+    async def _until_past_upload(self, order: int) -> None:
+        async for status in self.book.follow(order):
+            if status.stage not in _UPLOADING:
+                return
 
     def _ensure_named(self, manifest: Manifest, request: PutBlob) -> None:
         workspace = manifest.workspace
@@ -228,7 +259,9 @@ class Service:
         state = await self._started(order, follow)
         start = max(offset, state.log_start)
         await stream.write(reply_bytes(LogsFrom(offset=U64(start))))
-        await _pour(self.sandbox.logs(order, start, follow=follow), stream)
+        chunks = self.sandbox.logs(order, start, follow=follow)
+        async with _closing(chunks):
+            await _pour(chunks, stream)
 
     async def _started(self, order: int, wait: bool) -> TenantState:
         """The tenant, once it has run. Raises: Refused: it has not, and will not or need not yet."""
@@ -242,14 +275,9 @@ class Service:
         raise Refused(RefusalCode.NOT_NOW, f"order {order} has not started; there is no output")
 
     async def _exec(self, order: int, request: Exec, stream: Stream) -> None:
-        if self.execs.get(order, 0) >= EXECS_PER_ORDER:
-            raise Refused(
-                RefusalCode.LIMIT, f"order {order} has {EXECS_PER_ORDER} commands running; end one"
-            )
         if not request.argv:
             raise Refused(RefusalCode.MALFORMED, "name a command to run")
-        self.execs[order] = self.execs.get(order, 0) + 1
-        try:
+        with self._place_for_command(order):
             session = await self.sandbox.exec(
                 order,
                 request.argv,
@@ -264,6 +292,18 @@ class Service:
                 await _converse(session, stream)
             finally:
                 await session.close()
+
+    @contextmanager
+    def _place_for_command(self, order: int) -> Iterator[None]:
+        """Copies are commands too: each is a process on this machine. Raises: Refused: too many."""
+        if self.execs.get(order, 0) >= EXECS_PER_ORDER:
+            raise Refused(
+                RefusalCode.LIMIT,
+                f"order {order} has {EXECS_PER_ORDER} commands and copies running; end one",
+            )
+        self.execs[order] = self.execs.get(order, 0) + 1
+        try:
+            yield
         finally:
             self.execs[order] -= 1
             if not self.execs[order]:
@@ -276,15 +316,18 @@ class Service:
             paths = () if manifest is None else manifest.out
             changed_only = changed_only or not paths
         await self._started(order, wait=False)
-        chunks = self.sandbox.export(order, paths, changed_only=changed_only)
-        first = await _first_of(chunks)
-        await stream.write(reply_bytes(Done()) + first)
-        await _pour(chunks, stream)
+        with self._place_for_command(order):
+            chunks = self.sandbox.export(order, paths, changed_only=changed_only)
+            async with _closing(chunks):
+                first = await _first_of(chunks)
+                await stream.write(reply_bytes(Done()) + first)
+                await _pour(chunks, stream)
 
     async def _copy_in(self, order: int, dest: str, stream: Stream) -> None:
         await self.sandbox.state(order)
-        await stream.write(reply_bytes(Done()))
-        await self.sandbox.import_(order, _chunks(stream), dest)
+        with self._place_for_command(order):
+            await stream.write(reply_bytes(Done()))
+            await self.sandbox.import_(order, _chunks(stream), dest)
         await stream.write(reply_bytes(Done()))
 
 
@@ -316,6 +359,16 @@ async def _first_of(chunks: AsyncIterator[bytes]) -> bytes:
         if len(first) >= FIRST_BYTES:
             break
     return bytes(first)
+
+
+@asynccontextmanager
+async def _closing(chunks: AsyncIterator[bytes]) -> AsyncIterator[None]:
+    """End what makes the chunks together with the block, and not when it is collected."""
+    try:
+        yield
+    finally:
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()
 
 
 async def _pour(chunks: AsyncIterator[bytes], stream: Stream) -> None:

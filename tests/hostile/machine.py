@@ -25,7 +25,7 @@ import pytest
 from deepbrain.net.access import Grant
 from deepbrain.net.endpoint import IrohEndpoint
 from deepbrain.net.messages import PROTOCOL_VERSION as VERSION
-from deepbrain.net.messages import Digest, Manifest, OrderStatus, Salt, Stage
+from deepbrain.net.messages import Digest, Manifest, Network, OrderStatus, Salt, Stage
 from deepbrain.net.session import Session
 from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
 from deepbrain.primitives.keys import Keypair
@@ -216,7 +216,7 @@ def main() -> None:
 def manifest_of(image: str, *argv: str, **changes: Any) -> Manifest:
     manifest = Manifest(
         version=U8(VERSION), salt=Salt(os.urandom(32)), image=Digest.from_hex(image), argv=argv,
-        env=(), workdir="", workspace=None, out=(), tty=False,
+        env=(), workdir="", workspace=None, out=(), tty=False, network=Network.NONE,
     )  # fmt: skip
     return manifest.but(**changes)
 

@@ -16,6 +16,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from deepbrain.sandbox.netns import NetworkNamespace
@@ -27,6 +28,7 @@ PORT = 80
 MTU = 1400
 
 IP = "ip"
+AGENT_PORT = 4001
 
 
 def sh(*argv: str, text: str | None = None, check: bool = True) -> str:
@@ -57,10 +59,15 @@ class World:
     def __init__(self) -> None:
         self.host, self.lan, self.net = Place("host"), Place("lan"), Place("internet")
         self._stop = threading.Event()
+        self.seen: set[tuple[str, str]] = set()
+        """Who received a datagram of whom: (name, address of the sender)."""
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
+        self.seats: list[Any] = []
+        """Tenants, where a test has put some."""
         for place in (self.host, self.lan, self.net):
             place.sh(IP, "link", "set", "lo", "up")
+            place.run(_no_waiting_for_duplicates)
         self._wire(self.lan, "lan0", [f"{LAN_BOX}/24", f"{METADATA}/32"], [f"{HOST_LAN}/24"])
         inner = [f"{GATEWAY}/24", f"{NEIGHBOUR}/24", f"{WEB}/32", f"{RESOLVER}/32", f"{MAIL}/32"]
         self._wire(self.net, "wan0", inner, [f"{HOST_WAN}/24"])
@@ -68,7 +75,7 @@ class World:
         self.host.sh(IP, "route", "add", f"{METADATA}/32", "dev", "lan0")
         # As on a LAN where nobody filters: whoever the host forwards for gets his answers.
         self.lan.sh(IP, "route", "add", "default", "via", HOST_LAN)
-        self.net.sh(IP, "route", "add", "10.0.0.0/8", "via", HOST_WAN)
+        self.net.sh(IP, "route", "add", "192.168.77.0/24", "via", HOST_WAN)
         self._ipv6()
         for place, addresses in (
             (self.lan, (LAN_BOX, METADATA)),
@@ -77,6 +84,7 @@ class World:
         ):
             for address in addresses:
                 self.answer(place, address, PORT, f"{place.name} {address}")
+        self.answer(self.host, "0.0.0.0", AGENT_PORT, "host agent")
         for port in (25, 465, 587):
             self.answer(self.net, MAIL, port, "mail")
         self.resolve(self.net, RESOLVER)
@@ -116,7 +124,12 @@ class World:
         stream, datagrams = place.run(listen)
         body = f"HTTP/1.0 200 OK\r\nContent-Length: {len(name)}\r\n\r\n{name}".encode()
         self._serve(stream, lambda one: _tell(one, body))
-        self._serve(datagrams, lambda one: _echo(one, name.encode()))
+        self._serve(datagrams, lambda one: self._echo(one, name))
+
+    def _echo(self, datagrams: socket.socket, name: str) -> None:
+        _, sender = datagrams.recvfrom(4096)
+        self.seen.add((name, sender[0]))
+        datagrams.sendto(name.encode(), sender)
 
     def resolve(self, place: Place, address: str) -> None:
         """A name server: every name has the web server's address."""
@@ -148,6 +161,11 @@ class World:
             place.namespace.close()
 
 
+def _no_waiting_for_duplicates() -> None:
+    for name in ("all", "default"):
+        Path(f"/proc/sys/net/ipv6/conf/{name}/accept_dad").write_text("0")
+
+
 def _tell(listener: socket.socket, body: bytes) -> None:
     connection, _ = listener.accept()
     with connection:
@@ -156,11 +174,6 @@ def _tell(listener: socket.socket, body: bytes) -> None:
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(4096):
             pass
-
-
-def _echo(datagrams: socket.socket, name: bytes) -> None:
-    _, sender = datagrams.recvfrom(4096)
-    datagrams.sendto(name, sender)
 
 
 def _name(datagrams: socket.socket) -> None:

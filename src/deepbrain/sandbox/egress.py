@@ -69,7 +69,6 @@ def render(facts: Facts, resolvers: Sequence[IPv4Address] = ()) -> str:
   }}
   chain input {{
     type filter hook input priority filter - 10; policy accept;
-    iifname "{PREFIX}*" ct state established accept
     iifname "{PREFIX}*" drop
   }}
   chain forward {{
@@ -80,11 +79,11 @@ def render(facts: Facts, resolvers: Sequence[IPv4Address] = ()) -> str:
   }}
   chain outwards {{
     oifname != @uplinks drop
-    ct state established,related accept
     {dns if named else ""}
     ip daddr @closed drop
     tcp dport {{ {", ".join(map(str, MAIL_PORTS))} }} drop
     meta l4proto != {{ tcp, udp, icmp }} drop
+    ct state established,related accept
     ct state invalid drop
     add @connections {{ iifname ct count over {MAX_CONNECTIONS} }} drop
     accept

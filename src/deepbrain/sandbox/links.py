@@ -134,13 +134,18 @@ def _mtu(
 
 
 def free_network(taken: Iterable[IPv4Network]) -> IPv4Network:
-    """A /30 that nothing on the host overlaps. Raises: SandboxError: there is none."""
+    """A /30 that nothing on the host overlaps; not the last one again, whose connections are remembered.
+
+    Raises: SandboxError: there is none.
+    """
     used = tuple(taken)
     for pool in POOLS:
         near = [network for network in used if network.overlaps(pool)]
         if any(network.supernet_of(pool) for network in near):
             continue
-        for candidate in pool.subnets(new_prefix=30):
+        candidates = list(pool.subnets(new_prefix=30))
+        start = secrets.randbelow(len(candidates))
+        for candidate in candidates[start:] + candidates[:start]:
             if not any(candidate.overlaps(network) for network in near):
                 return candidate
     raise SandboxError("no private network is free on this host for another tenant")

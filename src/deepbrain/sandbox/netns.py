@@ -19,11 +19,19 @@ T = TypeVar("T")
 
 
 class NetworkNamespace:
-    """A new one. It lives at least as long as this object is not closed."""
+    """It lives at least as long as this object is not closed."""
 
-    def __init__(self) -> None:
-        """Raises: SandboxError: the kernel refuses."""
-        self._fd = _in_a_thread(_new)
+    def __init__(self, fd: int | None = None) -> None:
+        """A new one; or the one that `fd` is open on, which is ours from now on.
+
+        Raises: SandboxError: the kernel refuses.
+        """
+        self._fd = _in_a_thread(_new) if fd is None else fd
+
+    @classmethod
+    def current(cls) -> Self:
+        """The one that this thread is in."""
+        return cls(_own())
 
     @property
     def path(self) -> str:
@@ -63,6 +71,10 @@ def _in_a_thread(work: Callable[[], T]) -> T:
 
 def _new() -> int:
     _call(_libc.unshare(CLONE_NEWNET))
+    return _own()
+
+
+def _own() -> int:
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 

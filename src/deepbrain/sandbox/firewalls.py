@@ -110,7 +110,7 @@ def withdraw() -> None:
 def who_drops() -> str:
     """The firewalls that may have dropped what was forwarded, for a sentence."""
     found = [f"table {chain.family} {chain.table}" for chain in Ruleset.read().deciding()]
-    legacy = Path("/proc/net/ip_tables_names")  # of this thread's namespace
+    legacy = Path("/proc/thread-self/net/ip_tables_names")
     try:
         if "filter" in legacy.read_text().split():
             found.append("iptables-legacy")

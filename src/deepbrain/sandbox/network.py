@@ -29,7 +29,8 @@ RESOLVERS_VARIABLE: Final = "DBC_RESOLVERS"
 
 LOCK: Final = Path("/run/deepbrain-network.lock")
 
-TRIAL_SECONDS: Final = 1.0
+TRIAL_SECONDS: Final = 2.5
+TRIES: Final = 5
 
 T = TypeVar("T")
 
@@ -181,16 +182,22 @@ def _there_and_back(tenant: NetworkNamespace, beyond: NetworkNamespace) -> bool:
         tenant.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as calling,
     ):
         answering.bind(address)
-        for one in (answering, asking, calling):
-            one.settimeout(TRIAL_SECONDS)
-        try:
-            calling.connect(address)
-            asking.sendto(b"?", address)
-            _, sender = answering.recvfrom(16)
-            answering.sendto(b"!", sender)
-            return asking.recv(16) == b"!"
-        except OSError:
+        for one in (answering, asking):
+            one.settimeout(TRIAL_SECONDS / TRIES)
+        calling.settimeout(TRIAL_SECONDS)  # a lost first packet is sent again after a second
+        if not any(_answered(asking, answering, address) for _ in range(TRIES)):
             return False
+        return calling.connect_ex(address) == 0
+
+
+def _answered(asking: socket.socket, answering: socket.socket, address: tuple[str, int]) -> bool:
+    try:
+        asking.sendto(b"?", address)
+        _, sender = answering.recvfrom(16)
+        answering.sendto(b"!", sender)
+        return asking.recv(16) == b"!"
+    except OSError:
+        return False
 
 
 @contextmanager

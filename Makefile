@@ -1,6 +1,6 @@
 # `make` lists what there is. Each target does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup sandbox demo test lint types spec bench lock clean
+.PHONY: help setup sandbox demo test hostile lint types spec bench lock clean
 
 PY := .venv/bin/python
 
@@ -18,6 +18,10 @@ demo: sandbox ## Start a network, train a model on a rented machine, settle, tel
 
 test: sandbox ## Lint, types and every test
 	@scripts/test
+
+hostile: sandbox ## Attack a provider and a renter, each attack with a control that shows it working
+	@scripts/get-nft .cache/bin
+	@$(PY) -m pytest -q tests/hostile
 
 lint: setup ## ruff, import floors, determinism, types
 	@scripts/lint

@@ -26,6 +26,7 @@ from deepbrain.sandbox.baseimage import build
 from deepbrain.sandbox.directory import TenantDirectory
 from deepbrain.sandbox.fake import FakeProcess, FakeSandbox
 from deepbrain.sandbox.host import Host, HostRequests, LocalHost
+from deepbrain.sandbox.keeper import descendants
 from deepbrain.sandbox.logs import split_records
 from deepbrain.sandbox.modes import FORCE, Programs, choose_mode
 from deepbrain.sandbox.open import UNPACK_UID
@@ -778,6 +779,32 @@ async def test_the_keeper_outlives_the_agent(setup: Setup, box: Sandbox) -> None
         state = await again.wait(order)
         assert state.exit is not None
         assert state.exit.code == 6
+
+
+@only("process", "gvisor-own", "gvisor")
+async def test_a_host_in_need_of_memory_takes_tenants_first(setup: Setup, box: Sandbox) -> None:
+    order = await launch(box, shell(setup, "sleep 60"))
+    keeper = TenantDirectory(setup.data / "tenants" / str(order)).keeper()
+    assert keeper is not None
+    tree = descendants(keeper)
+    assert tree
+    assert min(oom_score(pid) for pid in tree) >= 500, "whatever runs for the tenant"
+    assert oom_score(keeper) == oom_score(os.getpid()), "and its keeper is not it"
+
+
+def oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+@only("process", "gvisor-own", "gvisor", "helper")
+async def test_the_keeper_notes_what_happens(setup: Setup, box: Sandbox) -> None:
+    order = await launch(box, shell(setup, "exit 6"))
+    await box.wait(order)
+    notes = setup.data / "tenants" / str(order) / "keeper.log"
+    lines = notes.read_text().splitlines()
+    assert [line.split("event=")[1].split()[0] for line in lines] == ["started", "exited"]
+    assert all(f" order={order}" in line and " from=keeper " in line for line in lines)
+    assert "code 6" in lines[-1]
 
 
 @only("fake", "process", "gvisor-own", "gvisor")  # under a helper the keeper belongs to root

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepbrain.primitives.errors import DecodeError
-from deepbrain.provider.helper import Service
+from deepbrain.provider.helper import Service, secret
 from deepbrain.sandbox.host import Host, SessionFds, check_spec
 from deepbrain.sandbox.messages import (
     ANSWERS,
@@ -153,12 +153,12 @@ async def test_many_requests_at_once(remote: RemoteHost) -> None:
 
 
 async def test_a_bug_drops_the_agent_rather_than_leave_it_waiting(
-    remote: RemoteHost, capsys: pytest.CaptureFixture[str]
+    remote: RemoteHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(SandboxError, match="helper is gone"):
         await asyncio.wait_for(remote.destroy(1), 10)
     await asyncio.wait_for(remote.lost.wait(), 10)
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_dead_helper_is_noticed() -> None:
@@ -233,3 +233,38 @@ def test_senseless_specs_are_refused(changes: dict[str, Any]) -> None:
     fields = {name: getattr(SPEC, name) for name in TenantSpec.__dataclass_fields__}
     with pytest.raises(SandboxError):
         check_spec(TenantSpec(**(fields | changes)))
+
+
+async def test_what_was_done_is_noted_by_order(
+    remote: RemoteHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await remote.report()
+    await remote.prepare(SPEC)
+    with pytest.raises(NoSuchTenant):
+        await remote.start(9)
+    shown = [(record.event, record.getMessage()) for record in caplog.records]
+    # A request's line is written before its answer.
+    assert ("Start", "order 9: order 9 has no tenant on this machine") in shown
+    assert not [event for event, _ in shown if event == "AskReport"]
+
+
+def test_a_password_is_handed_over_in_memory_to_nobody_else(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("tell nobody\n")
+    path.chmod(0o640)
+    with pytest.raises(SandboxError, match="chmod 600"), secret(path):
+        pass
+    path.chmod(0o600)
+    with secret(path) as descriptor:
+        assert descriptor is not None
+        assert not os.get_inheritable(descriptor)
+        for _ in range(2):  # an agent that is started again reads it again
+            assert Path(f"/proc/self/fd/{descriptor}").read_text() == "tell nobody\n"
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(SandboxError, match="too long"), secret(path):
+        pass
+    with pytest.raises(SandboxError, match="cannot be read"), secret(tmp_path / "none"):
+        pass
+    with secret(None) as nothing:
+        assert nothing is None

@@ -28,7 +28,13 @@ from deepbrain.provider.inventory import (
     local_ips,
     take_inventory,
 )
-from deepbrain.provider.record import OrderRecord, RecordDamaged, Records, monotonic_ms
+from deepbrain.provider.record import (
+    OrderRecord,
+    RecordDamaged,
+    RecordNewer,
+    Records,
+    monotonic_ms,
+)
 
 CAPACITY = Capacity(units=2, cpu_milli=2000, memory_bytes=1 << 30, disk_bytes=1 << 30)
 CONFIG = AgentConfig(
@@ -171,3 +177,34 @@ async def test_an_address_that_does_not_answer_is_named():
     await endpoint.close()
     await answering
     assert monotonic_ms() > 0
+
+
+def test_what_a_newer_release_wrote_is_left_alone_and_what_an_older_wrote_is_read(tmp_path):
+    records = Records(tmp_path)
+    files = records.files(7)
+    files.create()
+    record = OrderRecord(
+        order=7, genesis=Hash(bytes(32)), seen_block=1, seen_hash=Hash(bytes(32)),
+        renter=AccountId(bytes(32)), manifest_hash=Hash(bytes(32)), units=1, seconds=60,
+        latest_end=monotonic_ms(),
+    )  # fmt: skip
+    files.save(record)
+    path = files.path / "order.json"
+    written = json.loads(path.read_bytes())
+    older = {name: value for name, value in written.items() if name != "version"}
+    path.write_text(json.dumps(older))
+    assert files.record() == record, "records had no version once"
+    for newer in ({**written, "version": 2}, {**written, "colour": "blue"}):
+        path.write_text(json.dumps(newer))
+        with pytest.raises(RecordNewer, match="newer deepbrain"):
+            records.ensure_known()
+        assert json.loads(path.read_bytes()) == newer, "and nothing was changed"
+
+
+def test_settings_of_a_newer_release_say_so(tmp_path, caplog):
+    save_config(tmp_path, replace(CONFIG, stash=AccountId(b"\x05" * 32), metrics="127.0.0.1:1"))
+    assert load_config(tmp_path).stash == AccountId(b"\x05" * 32)
+    path = tmp_path / "agent.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"colour": "blue"}))
+    assert agent_module.main(["--data", str(tmp_path)]) == 1
+    assert "newer deepbrain" in caplog.text and "colour" in caplog.text

@@ -137,3 +137,37 @@ async def test_a_node_that_is_away_or_of_another_chain_is_unknown(
     assert isinstance(found, Unknown)
     assert "another chain" in found.reason
     await stranger.disconnect()
+
+
+async def test_the_controller_agrees_to_serve_a_stash_that_asks_and_no_other(node: Node) -> None:
+    chain = OnChain(url(node), MACHINE, BOB)
+    async with await Client.connect(url(node)) as client:
+        assert not await chain.accept(ALICE.public), "nobody has asked"
+        ask = Machines.propose_controller.make(controller=BOB.public)
+        await client.submit(ask, ALICE, wait="finalized")
+        assert await chain.accept(ALICE.public)
+        assert await client.at().get(Machines.controller_of, ALICE.public) == BOB.public
+        assert await chain.accept(ALICE.public), "it is so already"
+        other = OnChain(url(node), MACHINE, ALICE)
+        assert await other.accept(ALICE.public), "who is the stash needs nobody's word"
+        await other.disconnect()
+    await chain.disconnect()
+
+
+async def test_the_machine_pauses_and_resumes_and_its_earnings_are_seen(node: Node) -> None:
+    chain = OnChain(url(node), MACHINE, BOB)
+    async with await Client.connect(url(node)) as client:
+        assert (await known(chain)).offer is None
+        await bond(client)
+        number = await place(client)
+        await chain.start(number)
+        await asyncio.sleep(1.2)
+        await chain.close(number, Closing.EXITED, 0)
+        await chain.pause()
+        seen = await known(chain)
+        assert (seen.paused, seen.offer) == (True, 1)
+        assert seen.unit_seconds >= 1
+        await chain.resume()
+        seen = await known(chain)
+        assert (seen.paused, seen.offer) == (False, 2)
+    await chain.disconnect()

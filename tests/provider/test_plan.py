@@ -139,6 +139,14 @@ def test_strangers_are_refused_where_isolation_is_weak():
     assert step(known(ORDER), policy=replace(weak, own=frozenset({RENTER}))) == Adopt(1)
 
 
+def test_what_has_no_room_is_refused_and_what_was_adopted_goes_on():
+    two = replace(ORDER, units=2)
+    assert isinstance(step(known(two), policy=replace(OPEN, room_units=1)), Refuse)
+    assert step(known(two), policy=replace(OPEN, room_units=2)) == Adopt(1)
+    full = replace(OPEN, room_units=0)
+    assert not isinstance(step(known(ORDER), Tenant(record=RECORD), policy=full), Refuse)
+
+
 NOT_TO_BE_BELIEVED = [
     Unknown("silence"),
     known(block=49),  # behind: it has not seen the order yet

@@ -69,6 +69,8 @@ class Stream:
         self._drained = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._sending = _Sending.OPEN
+        self.received_bytes = self.sent_bytes = 0
+        """What has passed so far."""
         self.heard_at = -inf
         """When bytes last came, by the event loop's clock: a sign of life of the other side."""
 
@@ -114,7 +116,9 @@ class Stream:
             raise StreamEnded("the stream is closed for writing")
         self._sending = _Sending.BROKEN
         for start in range(0, len(data), WRITE_SIZE):
-            await self._raw.write(data[start : start + WRITE_SIZE])
+            piece = data[start : start + WRITE_SIZE]
+            await self._raw.write(piece)
+            self.sent_bytes += len(piece)
         self._sending = _Sending.OPEN
 
     async def finish(self) -> None:
@@ -169,6 +173,7 @@ class Stream:
             while chunk := await self._raw.read(READ_SIZE):
                 self._chunks.append(chunk)
                 self._buffered += len(chunk)
+                self.received_bytes += len(chunk)
                 self.heard_at = asyncio.get_running_loop().time()
                 self._filled.set()
                 while self._buffered >= HIGH_WATER:

@@ -1,9 +1,9 @@
 """Start an agent: `python -m deepbrain.provider.agent --data DIR [--sandbox DIR] [--chain URL]`.
 
 Under the root helper, `--sandbox` is the helper's directory and `--data` one inside it that belongs to
-the agent's user; without a helper they may be the same. Everything else stands in `DIR/agent.json`, written by `dbc join`. SIGTERM and SIGINT end it; tenants
-go on, and the next start finds them. The log, on standard error, has one line per event and names the
-order.
+the agent's user; without a helper they may be the same. Everything else stands in `agent.json`, in DIR or
+where `--settings` says. SIGTERM and SIGINT end it; tenants go on, and the next start finds them. The log,
+on standard error, has one line per event and names the order.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from typing import Final
 from deepbrain.client.keystore import decrypt
 from deepbrain.net.endpoint import IrohEndpoint
 from deepbrain.primitives.errors import DeepBrainError
+from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.keys import Keypair
+from deepbrain.provider.chain import Chain
 from deepbrain.provider.identity import (
     AgentConfig,
     AgentError,
@@ -31,15 +33,21 @@ from deepbrain.provider.identity import (
     machine_id,
     read_seed,
 )
+from deepbrain.provider.logs import FORMATS, LOG_FORMAT, set_up
 from deepbrain.provider.loop import Agent
+from deepbrain.provider.metrics import served
 from deepbrain.provider.onchain import on_chain
 from deepbrain.provider.quiet import Quiet
+from deepbrain.provider.record import Records
 from deepbrain.sandbox.open import open_sandbox
 from deepbrain.sandbox.remote import RemoteHost, inherited_socket
 
 log = logging.getLogger("deepbrain.provider")
 
 PASSPHRASE_FILE: Final = "DBC_PASSPHRASE_FILE"  # noqa: S105 - the variable's name
+
+
+ACCEPT_SECONDS: Final = 5.0
 
 
 def load_controller(config: AgentConfig) -> Keypair:
@@ -90,40 +98,62 @@ async def serve(data: Path, sandbox_data: Path, config: AgentConfig) -> None:
     loop, running = asyncio.get_running_loop(), asyncio.current_task()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.cancel if running else lambda: None)
-    async with opened(data, sandbox_data, config) as agent:
+    async with opened(data, sandbox_data, config) as agent, accepting(agent.chain, config):
         report = agent.sandbox.report
         for refused in report.refused:
-            log.warning("isolation %s is not used: %s", refused.mode.value, refused.reason)
+            why = "isolation %s is not used: %s"
+            log.warning(why, refused.mode.value, refused.reason, extra={"event": "isolation"})
         log.info(
             "machine %s listens on %s, isolation %s",
             agent.machine,
             ", ".join(agent.endpoint.addresses),
             report.mode.value,
+            extra={"event": "started"},
         )
-        await agent.run()
+        with served(config.metrics, agent):
+            await agent.run()
+
+
+@contextlib.asynccontextmanager
+async def accepting(chain: Chain, config: AgentConfig) -> AsyncIterator[None]:
+    """Meanwhile agree to be the controller of the stash, as soon as it asks."""
+    task = asyncio.create_task(_accept(chain, config.stash)) if config.stash is not None else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def _accept(chain: Chain, stash: AccountId) -> None:
+    while True:
+        try:
+            if await chain.accept(stash):
+                return
+        except DeepBrainError as error:
+            log.warning("the stash's wish cannot be answered yet: %s", error)
+        await asyncio.sleep(ACCEPT_SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 after a signal, 1 with one sentence when it cannot run."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        level=options.log.upper(),
-        stream=sys.stderr,
-    )
+    set_up("agent", options.log, options.log_format)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Quiet())
     code = 0
     try:
         data = options.data.absolute()
         with DataLock(data):
-            config = _chosen(load_config(data), options)
+            config = _chosen(load_config((options.settings or data).absolute()), options)
+            Records(data).ensure_known()
             asyncio.run(serve(data, (options.sandbox or data).absolute(), config))
     except* (asyncio.CancelledError, KeyboardInterrupt):
-        log.info("stopped; tenants go on")
+        log.info("stopped; tenants go on", extra={"event": "stopped"})
     except* (DeepBrainError, OSError) as group:
         for error in leaves(group):
-            log.error("%s", error)
+            log.error("%s", error, extra={"event": "ended"})
         code = 1
     return code
 
@@ -148,9 +178,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deepbrain.provider.agent", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the machine's data directory")
     parser.add_argument("--sandbox", type=Path, help="directory of images and tenants (DIR)")
+    parser.add_argument("--settings", type=Path, help="directory of agent.json (DIR)")
     parser.add_argument("--chain", help="address of a node, in place of the one in agent.json")
     parser.add_argument("--port", type=int, help="UDP port, in place of the one in agent.json")
     parser.add_argument("--log", default="info", choices=("debug", "info", "warning", "error"))
+    parser.add_argument(
+        "--log-format", default=os.environ.get(LOG_FORMAT, FORMATS[0]), choices=FORMATS
+    )
     return parser
 
 

@@ -60,6 +60,11 @@ class Known:
     block_hash: Hash = NO_BLOCK
     blocks_per_day: int = MOST_BLOCKS_PER_DAY
     """Blocks this chain makes in 24 h at its target interval."""
+    offer: int | None = None
+    """The version of the machine's offer: every edit raises it. None: the machine is not listed."""
+    paused: bool = False
+    unit_seconds: int = 0
+    """Billed seconds of each unit, of all orders that ever ended here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,21 @@ class Chain(Protocol):
 
     async def close(self, order: int, closing: Closing, exit_code: int | None) -> None:
         """End and settle an order, and wait until that is final. Raises: ChainUnavailable: as above."""
+        ...
+
+    async def pause(self) -> None:
+        """Take no new orders from now on. Raises: ChainUnavailable."""
+        ...
+
+    async def resume(self) -> None:
+        """Take new orders again. Raises: ChainUnavailable."""
+        ...
+
+    async def accept(self, stash: AccountId) -> bool:
+        """Agree to act for `stash` if it asks for that; whether we act for it now.
+
+        Raises: ChainUnavailable.
+        """
         ...
 
     def changes(self) -> AsyncIterator[None]:

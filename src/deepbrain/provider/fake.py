@@ -33,6 +33,8 @@ class FakeChain:
         self.declared: list[tuple[str, int]] = []
         """Every declaration that was accepted, in order."""
         self.closings: dict[int, tuple[Closing, int | None]] = {}
+        self.offer = 0
+        self.paused = False
         self._changed = asyncio.Event()
 
     async def snapshot(self) -> Desired:
@@ -45,6 +47,8 @@ class FakeChain:
             orders=dict(self.orders),
             block_hash=self.hash_of(self.block),
             blocks_per_day=BLOCKS_PER_DAY,
+            offer=self.offer,
+            paused=self.paused,
         )
 
     def hash_of(self, block: int) -> Hash:
@@ -66,6 +70,22 @@ class FakeChain:
         self.declared.append(("close", order))
         self.closings[order] = (closing, exit_code)
         self.end(order)
+
+    async def pause(self) -> None:
+        self.edit(paused=True)
+
+    async def resume(self) -> None:
+        self.edit(paused=False)
+
+    async def accept(self, stash: AccountId) -> bool:
+        return True
+
+    def edit(self, *, paused: bool) -> None:
+        """As pausing and resuming by anybody do."""
+        if self.silent:
+            raise ChainUnavailable("the node does not answer")
+        self.paused, self.offer = paused, self.offer + 1
+        self.make_block()
 
     async def changes(self) -> AsyncIterator[None]:
         while True:

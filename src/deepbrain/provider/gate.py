@@ -28,6 +28,7 @@ from deepbrain.provider.admission import Admission, Turned, Visit, refuse
 from deepbrain.provider.book import Book
 from deepbrain.provider.doorstep import Doorstep
 from deepbrain.provider.enduring import Enduring
+from deepbrain.provider.metrics import Tally
 from deepbrain.provider.pace import Pace
 from deepbrain.sandbox.sandbox import SandboxError
 
@@ -53,7 +54,9 @@ class Gate:
         book: Book,
         serve: Serve,
         enduring: Enduring | None = None,
+        tally: Tally | None = None,
     ) -> None:
+        self._tally = tally or Tally()
         self._endpoint = endpoint
         self._admission = admission
         self._book = book
@@ -63,11 +66,24 @@ class Gate:
         self._enduring = enduring or Enduring()
         self._group: asyncio.TaskGroup | None = None
         self._paces: dict[int, Pace] = {}
+        self._open: set[Stream] = set()
 
     @property
     def unproven(self) -> int:
         """Connections whose proof was not checked yet."""
         return self._doorstep.count
+
+    @property
+    def visits(self) -> int:
+        """Connections of renters now."""
+        return sum(len(visits) for visits in self._visits.values())
+
+    def passed(self) -> tuple[int, int]:
+        """Bytes received and sent over the streams that are open now."""
+        return (
+            sum(stream.received_bytes for stream in self._open),
+            sum(stream.sent_bytes for stream in self._open),
+        )
 
     async def run(self) -> None:
         """Serve until the endpoint is closed."""
@@ -76,6 +92,7 @@ class Gate:
             while (incoming := await self._endpoint.accept()) is not None:
                 address = incoming.remote_address
                 if not self._doorstep.has_room(address):
+                    self._tally.refused += 1
                     await incoming.refuse()
                 elif not self._doorstep.is_crowded or await incoming.prove_address():
                     self._doorstep.take(address)
@@ -84,6 +101,7 @@ class Gate:
     async def _receive(self, incoming: Incoming) -> None:
         """One connection from knock to end. Whatever it does, it ends alone."""
         connection: Connection | None = None
+        visit: Visit | None = None
         try:
             try:
                 async with asyncio.timeout(UNPROVEN_SECONDS):
@@ -96,6 +114,7 @@ class Gate:
                 self._doorstep.leave(incoming.remote_address)
             await self._welcome(visit)
         except (NetError, TimeoutError):
+            self._tally.refused += visit is None
             _close(connection, CLOSED_BROKEN)
         except Exception:
             # A fault of ours, met by one stranger, must not close the door for all others.
@@ -106,7 +125,10 @@ class Gate:
         self, incoming: Incoming, connection: Connection | None, turned: Turned
     ) -> None:
         """Tell why; whoever does not take it in within a second does not hear it."""
-        log.info("refused %s: %s", incoming.remote_address, turned.refusal)
+        self._tally.refused += 1
+        log.info(
+            "refused %s: %s", incoming.remote_address, turned.refusal, extra={"event": "refused"}
+        )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
                 await refuse(turned.stream, turned.refusal)
@@ -122,7 +144,11 @@ class Gate:
         self._paces.setdefault(visit.order, Pace())
         self._make_place(visits)
         visits.append(visit)
-        log.info("order %s: connected from %s", visit.order, visit.connection.remote_address)
+        self._tally.connections += 1
+        log.info(
+            "order %s: from %s", visit.order, visit.connection.remote_address,
+            extra={"event": "connected"},
+        )  # fmt: skip
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._close_at_expiry(visit))
@@ -150,6 +176,7 @@ class Gate:
             stream = await visit.next_stream
             visit.next_stream = asyncio.create_task(visit.connection.accept())
             visit.streams += 1
+            self._open.add(stream)
             group.create_task(self._handle(visit, stream))
 
     async def _handle(self, visit: Visit, stream: Stream) -> None:
@@ -158,6 +185,9 @@ class Gate:
             await self._answer_or_refuse(visit, stream, self._answer)
         finally:
             visit.streams -= 1
+            self._open.discard(stream)
+            self._tally.received_bytes += stream.received_bytes
+            self._tally.sent_bytes += stream.sent_bytes
 
     async def _answer_or_refuse(
         self, visit: Visit, stream: Stream, answer: Callable[[Visit, Stream], Awaitable[None]]
@@ -221,7 +251,7 @@ class Gate:
         if not visits:
             self._visits.pop(visit.order, None)
             self._paces.pop(visit.order, None)
-        log.info("order %s: disconnected", visit.order)
+        log.info("order %s: gone", visit.order, extra={"event": "disconnected"})
 
 
 async def _request(stream: Stream) -> Request:

@@ -7,6 +7,7 @@ helper (systemd, `dbc network up`) starts it again when it dies; the agent ends 
 """
 
 import argparse
+import logging
 import os
 import select
 import signal
@@ -15,10 +16,9 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -26,6 +26,7 @@ from typing import Final
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.units import U32
 from deepbrain.provider.confine import confined, program_trees, share
+from deepbrain.provider.logs import FORMATS, LOG_FORMAT, set_up
 from deepbrain.sandbox import messages
 from deepbrain.sandbox.host import Host, SessionFds
 from deepbrain.sandbox.messages import (
@@ -43,6 +44,10 @@ from deepbrain.sandbox.remote import HELPER_FD
 from deepbrain.sandbox.sandbox import Mode, SandboxError
 from deepbrain.sandbox.volumes import mounts_below, unmount_below
 
+log = logging.getLogger("deepbrain.helper")
+
+PASSPHRASE_FILE: Final = "DBC_PASSPHRASE_FILE"  # noqa: S105 - the variable's name
+MAX_SECRET: Final = 4096
 SESSION_FDS: Final = 5
 WORKERS: Final = 16
 RESTART_SECONDS: Final = (0.1, 30.0)
@@ -51,6 +56,9 @@ SETTLED_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 10.0
 SETTLE_SECONDS: Final = 0.05
 SETTLE_AGAIN_SECONDS: Final = 5.0
+
+
+_UNNOTED: Final = (messages.AskReport, messages.Exec, messages.Collect)
 
 
 class Service:
@@ -107,16 +115,9 @@ class Service:
     def _answer(self, data: bytes, fds: list[int]) -> None:
         number = int.from_bytes(data[:4], "little")
         try:
-            packet = REQUESTS.decode(data)
-            answer = self.carry_out(packet.request, fds)
+            answer = self._outcome(REQUESTS.decode(data).request, fds)
         except DecodeError:
             answer = messages.failure_to_wire(SandboxError("the request is malformed"))
-        except SandboxError as error:
-            answer = messages.failure_to_wire(error)
-        except OSError as error:
-            answer = messages.failure_to_wire(
-                SandboxError(f"the machine refused: {error.strerror}")
-            )
         finally:
             for fd in fds:
                 os.close(fd)
@@ -124,10 +125,23 @@ class Service:
         with self._sending, suppress(OSError):  # the agent may have gone
             self._connection.send(packed)
 
+    def _outcome(self, request: Request, fds: Sequence[int]) -> Answer:
+        try:
+            answer = self.carry_out(request, fds)
+        except SandboxError as error:
+            refusal = error
+        except OSError as error:
+            refusal = SandboxError(f"the machine refused: {error.strerror}")
+        else:
+            _note(request, "done")
+            return answer
+        _note(request, str(refusal), logging.WARNING)
+        return messages.failure_to_wire(refusal)
+
     def _report_bug(self, job: "Future[None]") -> None:
         """An error that nobody foresaw: say it, and drop the agent rather than leave it waiting."""
         if (error := job.exception()) is not None:
-            traceback.print_exception(error)
+            log.error("a request ended by a fault", exc_info=error, extra={"event": "fault"})
             with suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RDWR)
 
@@ -167,9 +181,18 @@ def settle(host: Host) -> bool:
     try:
         host.settle_network()
     except (SandboxError, OSError) as error:
-        sys.stderr.write(f"helper: tenants are cut off the network: {error}\n")
+        log.warning("tenants are cut off the network: %s", error, extra={"event": "network-lost"})
         return False
     return True
+
+
+def _note(request: Request, outcome: str, level: int = logging.INFO) -> None:
+    """A line for what was done to an order or an image; for what is asked all the time, none."""
+    if level == logging.INFO and isinstance(request, _UNNOTED):
+        return
+    order = getattr(request, "order", None)
+    about = "" if order is None else f"order {int(order)}: "
+    log.log(level, "%s%s", about, outcome, extra={"event": type(request).__name__})
 
 
 def _session_fds(fds: Sequence[int]) -> SessionFds:
@@ -182,9 +205,16 @@ class Supervisor:
     """Keeps one agent running, and serves it."""
 
     def __init__(
-        self, host: Host, uid: int, gid: int, argv: Sequence[str], reach: Sequence[Path]
+        self,
+        host: Host,
+        uid: int,
+        gid: int,
+        argv: Sequence[str],
+        reach: Sequence[Path],
+        password: Path | None = None,
     ) -> None:
         self._host = host
+        self._password = password
         needed = (*program_trees(), host.data, *reach)
         self._enter: Callable[[], None] = confined(uid, gid, needed)
         self._argv = list(argv)
@@ -204,19 +234,22 @@ class Supervisor:
                 return code
             if time.monotonic() - started > SETTLED_SECONDS:
                 pause = RESTART_SECONDS[0]
-            sys.stderr.write(f"helper: the agent ended with code {code}; starting it again\n")
+            why = "the agent ended with code %s; starting it again"
+            log.warning(why, code, extra={"event": "agent-ended"})
             self._pause(pause)
             pause = min(pause * 2, RESTART_SECONDS[1])
 
     def _run_agent(self) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        env = dict(os.environ) | {HELPER_FD: str(theirs.fileno())}
         with ours:
-            with theirs:
+            with theirs, secret(self._password) as handed:
+                env = dict(os.environ) | {HELPER_FD: str(theirs.fileno())}
+                if handed is not None:
+                    env |= {PASSPHRASE_FILE: f"/proc/self/fd/{handed}"}
                 # No other thread runs now, which is what the function between fork and exec needs.
                 self._agent = subprocess.Popen(
                     self._argv,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), *(() if handed is None else (handed,))),
                     env=env,
                     preexec_fn=self._enter,  # noqa: PLW1509
                 )
@@ -254,7 +287,35 @@ def _changes(host: Host) -> Changes | None:
         return None
 
 
+@contextmanager
+def secret(path: Path | None) -> Iterator[int | None]:
+    """A descriptor of a copy in memory of what root alone may read; None where there is no file.
+
+    The agent opens it by its number. It is on no disk, in no environment, and on no command line.
+    Raises: SandboxError: it cannot be read, or others can.
+    """
+    if path is None:
+        yield None
+        return
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise SandboxError(f"{path} can be read by others; run `chmod 600` on it")
+            content = file.read(MAX_SECRET + 1)
+    except OSError as error:
+        raise SandboxError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_SECRET:
+        raise SandboxError(f"{path} is too long for a password")
+    descriptor = os.memfd_create("password", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
+    set_up("helper", form=os.environ.get(LOG_FORMAT, FORMATS[0]))
     parser = argparse.ArgumentParser(prog="deepbrain.provider.helper", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="directory of images and tenants")
     parser.add_argument("--uid", type=int, required=True, help="the agent's user")
@@ -267,6 +328,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="a directory of the agent that lies below one its user may not enter",
     )
+    parser.add_argument(
+        "--password", type=Path, help="a file of root's, whose content the agent gets in memory"
+    )
     parser.add_argument("--once", action="store_true", help="end with the agent")
     parser.add_argument("agent", nargs="+", help="the agent's command line")
     options = parser.parse_args(arguments)
@@ -276,13 +340,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SandboxError("the helper runs as root, and its agent as another user")
         host = open_host(options.data, (options.uid, gid))
         share(options.data / "tenants")
-        supervisor = Supervisor(host, options.uid, gid, options.agent, options.reach)
+        supervisor = Supervisor(
+            host, options.uid, gid, options.agent, options.reach, options.password
+        )
+        log.info("isolation %s", host.report.mode.value, extra={"event": "started"})
         code = supervisor.run(once=options.once)
         if list(mounts_below(options.data)) == [options.data / "tenants"]:
             unmount_below(options.data)  # no tenant's volume is below it
         return code
     except (SandboxError, OSError) as error:
-        sys.stderr.write(f"helper: {error}\n")
+        log.error("%s", error, extra={"event": "ended"})
         return 1
 
 

@@ -18,6 +18,9 @@ MAX_TEXT: Final = 4000
 
 FORMATS: Final = ("text", "json")
 
+LOG_FORMAT: Final = "DBC_LOG_FORMAT"
+"""Environment: one of `FORMATS`, for helper and agent alike."""
+
 _ORDER: Final = re.compile(r"order (\d{1,20}): ")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/@+-]+")
 
@@ -64,7 +67,7 @@ def set_up(program: str, level: str = "info", form: str = "text") -> None:
     logging.raiseExceptions = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(EventFormatter(program, as_json=form == "json"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def _word(value: str | int) -> str:

@@ -10,7 +10,9 @@ the ordinary path, the same plan follows from the chain and the disk.
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass, field
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +26,12 @@ from deepbrain.provider.act import Actor
 from deepbrain.provider.actual import Actual, read_actual
 from deepbrain.provider.admission import Admission
 from deepbrain.provider.book import Book
-from deepbrain.provider.chain import Chain, Desired, Known, Unknown
+from deepbrain.provider.chain import Chain, Desired, Known, OrderPhase, Unknown
 from deepbrain.provider.enduring import Enduring
 from deepbrain.provider.gate import Gate
+from deepbrain.provider.guard import DiskGuard
 from deepbrain.provider.identity import AgentConfig
+from deepbrain.provider.metrics import Snapshot, Tally
 from deepbrain.provider.plan import Action, Close, DeclareStarted, Destroy, Policy, Refuse, plan
 from deepbrain.provider.record import RecordDamaged, Records, monotonic_ms
 from deepbrain.provider.requests import Service
@@ -89,7 +93,15 @@ class Agent:
     enduring: Enduring = field(default_factory=Enduring, init=False)
     records: Records = field(init=False)
     book: Book = field(init=False)
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    """What `/metrics` shows; replaced as a whole at each look."""
     _actor: Actor = field(init=False)
+    _guard: DiskGuard = field(init=False)
+    _gate: Gate = field(init=False)
+    _service: Service = field(init=False)
+    _tally: Tally = field(default_factory=Tally)
+    _guarding: bool = False
+    _chain_read_at: float = 0.0
     _doing: dict[int, Action] = field(default_factory=dict)
     _setbacks: dict[int, _Setback] = field(default_factory=dict)
     _watched: set[int] = field(default_factory=set)
@@ -100,6 +112,14 @@ class Agent:
         self.records = Records(self.data)
         self.book = Book(self.records, self.config.genesis or self._remembered_genesis())
         self._actor = Actor(self.chain, self.sandbox, self.records, self.config.capacity)
+        self._guard = DiskGuard(self.data, self.data, self.config.capacity)
+        self._service = Service(
+            self.book, self.records, self.sandbox, self.config.capacity, self.config.image_bytes,
+            tally=self._tally,
+        )  # fmt: skip
+        admission = Admission(self.machine, self.book, self.greeting)
+        serve = self._service.serve
+        self._gate = Gate(self.endpoint, admission, self.book, serve, self.enduring, self._tally)
 
     def _remembered_genesis(self) -> Hash | None:
         """The chain of the orders that are here."""
@@ -112,15 +132,10 @@ class Agent:
         """Raises: ExceptionGroup: of HelperLost, or a fault of ours; the process ends then, and its
         starter starts it anew.
         """
-        service = Service(
-            self.book, self.records, self.sandbox, self.config.capacity, self.config.image_bytes
-        )
-        admission = Admission(self.machine, self.book, self.greeting)
-        gate = Gate(self.endpoint, admission, self.book, service.serve, self.enduring)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch_chain())
             group.create_task(self._reconcile(group))
-            group.create_task(gate.run())
+            group.create_task(self._gate.run())
             if self.host_lost is not None:
                 group.create_task(_end_with(self.host_lost))
 
@@ -154,9 +169,13 @@ class Agent:
         before, desired = self.book.desired, await self.chain.snapshot()
         match desired:
             case Unknown(reason) if desired != before:
-                log.warning("the chain cannot be read: %s; serving on", reason)
+                why = "the chain cannot be read: %s; serving on"
+                log.warning(why, reason, extra={"event": "chain-lost"})
             case Known() if not isinstance(before, Known):
-                log.info("the chain is read at block %s", desired.block)
+                said = "the chain is read at block %s"
+                log.info(said, desired.block, extra={"event": "chain-read"})
+        if isinstance(desired, Known):
+            self._chain_read_at = self.now()
         self.book.note_desired(desired)
         self.book.hint()
 
@@ -165,7 +184,8 @@ class Agent:
             try:
                 await self._look(group)
             except (DeepBrainError, OSError) as error:
-                log.warning("cannot look at the machine: %s", error)
+                why = "cannot look at the machine: %s"
+                log.warning(why, error, extra={"event": "look-failed"})
             try:
                 async with asyncio.timeout(self._pause()):
                     await self.book.wait_hint()
@@ -177,7 +197,9 @@ class Agent:
         known = desired if isinstance(desired, Known) else None
         actual = await read_actual(self.records, self.sandbox)
         own = self.config.own | (known.owners if known is not None else frozenset())
-        policy = Policy(self.sandbox.report.mode.serves_strangers, own)
+        self._guard.look()
+        room = self._guard.room_units(actual.tenants.values())
+        policy = Policy(self.sandbox.report.mode.serves_strangers, own, room)
         now = asyncio.get_running_loop().time()
         for action in plan(desired, actual, policy, monotonic_ms()):
             setback = self._setbacks.get(action.order)
@@ -187,6 +209,8 @@ class Agent:
             group.create_task(self._do(action, known))
         self._publish(actual)
         self._watch_jobs(actual, group)
+        self._guard_disk(known, group)
+        self.snapshot = self._take_snapshot(known, actual)
 
     def _believed(self) -> Desired:
         """What the node says, unless it is a node of another chain than this machine's."""
@@ -198,10 +222,12 @@ class Agent:
     async def _do(self, action: Action, known: Known | None) -> None:
         """One action to its end. What fails for now is tried again later, slower each time."""
         order = action.order
-        log.info("order %s: %s", order, type(action).__name__)
+        name = type(action).__name__
+        log.info("order %s: %s begins", order, name, extra={"event": "begin"})
         try:
             await self._actor.act(action, known)
             self._setbacks.pop(order, None)
+            log.info("order %s: %s is done", order, name, extra={"event": "done"})
             if isinstance(action, Destroy):
                 self.book.forget(order)
         except (DeepBrainError, OSError) as error:
@@ -209,13 +235,63 @@ class Agent:
             wait = RETRY_SECONDS[min(setback.count, len(RETRY_SECONDS) - 1)]
             setback.count += 1
             setback.until = asyncio.get_running_loop().time() + wait
-            log.warning("order %s: %s failed: %s", order, type(action).__name__, error)
+            self._tally.failed_actions += 1
+            log.warning("order %s: %s failed: %s", order, name, error, extra={"event": "failed"})
         finally:
             if isinstance(action, DECLARATIONS):
                 # The next plan must not be made from a state that this action has changed.
                 await self._read_chain()
             del self._doing[order]
             self.book.hint()
+
+    def _guard_disk(self, known: Known | None, group: asyncio.TaskGroup) -> None:
+        if known is not None and not self._guarding:
+            self._guarding = True
+            group.create_task(self._do_guard(known))
+
+    async def _do_guard(self, known: Known) -> None:
+        try:
+            if await self._guard.act(self.chain, known):
+                await self._read_chain()
+        except (DeepBrainError, OSError) as error:
+            why = "the machine cannot be paused or resumed now: %s"
+            log.warning(why, error, extra={"event": "guard-failed"})
+        finally:
+            self._guarding = False
+
+    def _counted(self) -> Tally:
+        """What has passed, streams that are still open included."""
+        received, sent = self._gate.passed()
+        return replace(
+            self._tally,
+            received_bytes=self._tally.received_bytes + received,
+            sent_bytes=self._tally.sent_bytes + sent,
+        )
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def _take_snapshot(self, known: Known | None, actual: Actual) -> Snapshot:
+        orders = Counter(dict.fromkeys((*OrderPhase, "kept"), 0))
+        shown = known.orders if known is not None else {}
+        orders.update(order.phase for order in shown.values())
+        orders["kept"] = sum(one.record.kept_until is not None for one in actual.tenants.values())
+        disk, last = self._guard.state, self.snapshot
+        return Snapshot(
+            tally=self._counted(),
+            orders={getattr(state, "value", state): count for state, count in orders.items()},
+            units=self.config.capacity.units,
+            free_units=last.free_units if known is None else self._guard.free_units(known),
+            live_sessions=sum(self._service.execs.values()),
+            live_connections=self._gate.visits,
+            billed_unit_seconds=last.billed_unit_seconds if known is None else known.unit_seconds,
+            chain_block=self.book.block,
+            chain_read_at=self._chain_read_at,
+            paused=last.paused if known is None else known.paused,
+            disk_free_bytes=disk.free,
+            disk_budget_bytes=self.config.capacity.disk_bytes,
+            disk_needed_bytes=disk.needed,
+        )
 
     def _pause(self) -> float:
         """Until the next look, unless somebody hints: sooner where something is to be retried."""
@@ -244,7 +320,8 @@ class Agent:
         try:
             await self.sandbox.wait(order)
         except DeepBrainError as error:
-            log.warning("order %s: cannot wait for the job: %s", order, error)
+            why = "order %s: cannot wait for the job: %s"
+            log.warning(why, order, error, extra={"event": "watch-failed"})
             await asyncio.sleep(1)
         finally:
             self._watched.discard(order)

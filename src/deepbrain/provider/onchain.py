@@ -10,7 +10,7 @@ from deepbrain.client import Client, WrongChain
 from deepbrain.client.reads import At
 from deepbrain.frame.calls import Call
 from deepbrain.pallets import rent
-from deepbrain.pallets.machines import Machines
+from deepbrain.pallets.machines import Machine, Machines
 from deepbrain.pallets.rent import Ended, Placed, Rent, Running
 from deepbrain.pallets.timestamp import Timestamp
 from deepbrain.primitives.errors import DeepBrainError
@@ -84,6 +84,30 @@ class OnChain:
         code = U8(exit_code & 0xFF) if reports and exit_code is not None else None
         await self._declare(Rent.close.make(order=OrderId(order), exit_code=code))
 
+    async def pause(self) -> None:
+        await self._declare(Machines.pause.make(machine=self._machine))
+
+    async def resume(self) -> None:
+        await self._declare(Machines.resume.make(machine=self._machine))
+
+    async def accept(self, stash: AccountId) -> bool:
+        ours = self._controller.public
+        if stash == ours:
+            return True
+        try:
+            async with asyncio.timeout(SNAPSHOT_SECONDS):
+                at = (await self._connected()).at()
+                acting = await at.get(Machines.controller_of, stash)
+                asked = await at.get(Machines.proposed, stash)
+        except TimeoutError as error:
+            raise ChainUnavailable(f"{self._url} takes too long to answer") from error
+        except (DeepBrainError, OSError) as error:
+            raise ChainUnavailable(str(error)) from error
+        if acting != ours and asked == ours:
+            await self._declare(Machines.accept_stash.make(stash=stash))
+            return True
+        return acting == ours
+
     async def changes(self) -> AsyncIterator[None]:
         while True:
             try:
@@ -127,18 +151,22 @@ class OnChain:
         numbers = [pair[1] async for pair, _ in at.entries(Rent.orders_on, self._machine)]
         found = await at.get_many(Rent.orders, numbers)
         orders = zip(numbers, found, strict=True)
+        machine = await at.get(Machines.machines, self._machine)
+        earned = await at.get(Rent.earnings, self._machine)
         return Known(
             genesis=client.genesis_hash,
             block=int(block.number),
             block_hash=block.hash,
             service=int(service_ms) // 1000,
             orders={int(number): order_of(number, order) for number, order in orders if order},
-            owners=await self._owners(at),
+            owners=await self._owners(at, machine),
+            offer=None if machine is None else int(machine.offer_version),
+            paused=machine is not None and machine.paused,
+            unit_seconds=0 if earned is None else int(earned.unit_seconds),
             blocks_per_day=self._blocks_per_day,
         )
 
-    async def _owners(self, at: At) -> frozenset[AccountId]:
-        machine = await at.get(Machines.machines, self._machine)
+    async def _owners(self, at: At, machine: Machine | None) -> frozenset[AccountId]:
         if machine is None:
             return frozenset()
         controller = await at.get(Machines.controller_of, machine.stash)

@@ -117,9 +117,14 @@ class Policy:
     """Whether the sandbox's mode is strong enough for anybody's code."""
     own: frozenset[AccountId] = frozenset()
     """Accounts whose orders are the provider's own."""
+    room_units: int | None = None
+    """How many more units the disk has room for; None: it was not measured."""
 
     def allows(self, renter: AccountId) -> bool:
         return self.serves_strangers or renter in self.own
+
+    def has_room(self, units: int) -> bool:
+        return self.room_units is None or units <= self.room_units
 
 
 def plan(desired: Desired, actual: Actual, policy: Policy, now: int) -> tuple[Action, ...]:
@@ -165,6 +170,8 @@ def _without_tenant(desired: Known, order: Order, policy: Policy) -> Action | No
             return Close(order.id, Closing.LAPSED)
         case OrderPhase.PLACED if not policy.allows(order.renter):
             return Refuse(order.id, "this machine's isolation is for its owner's own orders only")
+        case OrderPhase.PLACED if not policy.has_room(order.units):
+            return Refuse(order.id, "the machine's disk is too full")
         case OrderPhase.PLACED:
             return Adopt(order.id)
         case OrderPhase.RUNNING:

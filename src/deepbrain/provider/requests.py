@@ -44,6 +44,7 @@ from deepbrain.provider.actual import has_image, has_workspace
 from deepbrain.provider.admission import Visit
 from deepbrain.provider.book import Book
 from deepbrain.provider.identity import Capacity
+from deepbrain.provider.metrics import Tally
 from deepbrain.provider.record import OrderFiles, Records
 from deepbrain.provider.upload import Uploads
 from deepbrain.sandbox.sandbox import (
@@ -92,6 +93,7 @@ class Service:
     uploads: Uploads = field(default_factory=Uploads)
     execs: dict[int, int] = field(default_factory=dict)
     """Live commands and copies per order."""
+    tally: Tally = field(default_factory=Tally)
 
     async def serve(self, visit: Visit, request: Request, stream: Stream) -> None:
         """Raises: Refused; SandboxError; NetError."""
@@ -277,6 +279,7 @@ class Service:
     async def _exec(self, order: int, request: Exec, stream: Stream) -> None:
         if not request.argv:
             raise Refused(RefusalCode.MALFORMED, "name a command to run")
+        self.tally.sessions += 1
         with self._place_for_command(order):
             session = await self.sandbox.exec(
                 order,

@@ -10,6 +10,8 @@ the root helper does not touch it. Its own death cuts the leash, and the tenant'
 Started as a script with the standard library alone, because its start is on the way to a renter's first
 output (about 20 ms) and its memory is paid for by every tenant.
 
+It notes what happens in `keeper.log`, a line an event; the host in need of memory kills its tenant first.
+
 Reads `run.json` (written by `host.py`) and `end.json`; its standard output, given by the starter, gets
 one line: `ready`, or `failed <reason>`. It holds a lock on `keeper.lock` as long as it lives.
 """
@@ -34,10 +36,51 @@ TICK_MS = 500
 WATCH_MS = 50
 DISK_WATCH_MS = 2_000
 PR_SET_CHILD_SUBREAPER = 36
+TENANT_OOM_SCORE = "500"
+MAX_NOTES = 1000
 
 
 def now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
+
+
+def stamp() -> str:
+    seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03}Z"
+
+
+class Notes:
+    """`keeper.log`: one line an event, in the form of the agent's log; bounded."""
+
+    def __init__(self, directory: str) -> None:
+        self._order = directory.rpartition("/")[2]
+        self._left = MAX_NOTES
+        path = f"{directory}/keeper.log"
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+    def add(self, event: str, text: str = "") -> None:
+        """A full disk loses the line, and nothing else."""
+        line = f"time={stamp()} level=info from=keeper event={event} order={self._order}"
+        if text:
+            line += f" text={json.dumps(text)}"
+        try:
+            if self._left > 0:
+                os.write(self._file, line.encode() + b"\n")
+                self._left -= 1
+        except OSError:
+            pass
+
+
+def set_oom_score(score: str) -> str:
+    """Set this process' own, which children inherit; the one before. Empty where that is not allowed."""
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as file:
+            before = file.read().strip()
+            file.seek(0)
+            file.write(score)
+    except OSError:
+        return ""
+    return before
 
 
 class Log:
@@ -208,6 +251,7 @@ class Keeper:
         self.answer = answer
         self.plan: dict[str, object] = read_json(f"{directory}/run.json")
         self.log = Log(f"{directory}/log", self.number("log_bytes", 1 << 20))
+        self.notes = Notes(directory)
         self.reason = ""
         self.end_at: int | None = None
         self.end_reason = "term"
@@ -236,6 +280,7 @@ class Keeper:
             signal.signal(number, lambda _number, _frame: None)
         self.oom_before = oom_kills(self.words("oom_counters"))
         self.started_ms = time.time_ns() // 1_000_000
+        before = set_oom_score(TENANT_OOM_SCORE)
         self.child = os.posix_spawn(
             argv[0],
             argv,
@@ -243,6 +288,8 @@ class Keeper:
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(high)],
             setsigdef=[signal.SIGPIPE, signal.SIGHUP, signal.SIGCHLD],
         )
+        if before:
+            set_oom_score(before)
         for fd in (*given, *high):
             os.close(fd)
         limit = self.number("memory_limit", 0)
@@ -319,6 +366,7 @@ class Keeper:
         os.close(self.ready)
         if answer:
             self.started, self.found = True, answer == b"R"
+            self.notes.add("started", f"process {self.child}")
             self.tell("ready")
 
     def copy(self, fd: int, stream: int) -> bool:
@@ -365,6 +413,7 @@ class Keeper:
         ):
             self.termed_at = now
             self.reason = self.reason or self.end_reason
+            self.notes.add("term", self.end_reason)
             self.signal("TERM")
         if self.termed_at is not None and now >= self.termed_at + self.grace_ms():
             self.kill(self.end_reason)
@@ -411,6 +460,7 @@ class Keeper:
         if now_ms() < self.killed_at + KILL_RETRY_MS and not family:
             return
         first, self.killed_at = not self.killed_at, now_ms()
+        self.notes.add("kill", self.reason)
         for pid in family or ():
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -429,6 +479,7 @@ class Keeper:
         code = os.waitstatus_to_exitcode(status)
         code = 128 - code if code < 0 else code
         if not self.started:
+            self.notes.add("failed", "the sandbox did not come up")
             self.tell("failed the sandbox did not come up")
             return
         if oom_kills(self.words("oom_counters")) > self.oom_before:
@@ -439,6 +490,7 @@ class Keeper:
             self.reason = "killed"
         if self.reason == "memory":
             code = 137
+        self.notes.add("exited", f"code {code}, {self.reason or 'exited'}")
         write_json(
             f"{self.directory}/exit.json",
             {

@@ -5,6 +5,7 @@ relays it names. (The default preset of iroh would do thousands of DNS lookups a
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Final, Self, TypeVar
@@ -51,6 +52,8 @@ ANYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 (a provider is there to be rea
 """Every interface, in both address families."""
 
 _FAILURES: Final = (iroh_ffi.IrohError, iroh_ffi.InternalError)
+
+_CLOSE_SECONDS: Final = 1.0
 
 _STAGGER_SECONDS: Final = 0.4
 """How much later each further relay is tried."""
@@ -273,7 +276,10 @@ class IrohEndpoint:
 
     async def close(self) -> None:
         if not self._endpoint.is_closed():
-            await self._endpoint.close()
+            # The farewells are sent at once; what is waited for is that nobody who is gone answers them.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._endpoint.close()
 
 
 async def _bind(

@@ -297,16 +297,19 @@ async def test_connections_of_an_address_are_bounded():
 
 
 async def test_the_silent_are_cut_and_who_answers_pings_stays():
-    async with relay(ping_seconds=0.3, silence_seconds=1.5) as server:
-        async with attached(server) as alive, attached(server, ping_interval=None) as dead:
-            loop = asyncio.create_task(alive.next(wire.RECEIVED))
-            with pytest.raises(ConnectionClosed):
-                async with asyncio.timeout(6):
-                    await dead.socket.recv(decode=False)  # the ping, unanswered
-                    while True:
-                        await dead.socket.recv(decode=False)
-            assert not loop.done()
-            loop.cancel()
+    async with (
+        relay(ping_seconds=0.3, silence_seconds=1.5) as server,
+        attached(server) as alive,
+        attached(server, ping_interval=None) as dead,
+    ):
+        loop = asyncio.create_task(alive.next(wire.RECEIVED))
+        with pytest.raises(ConnectionClosed):
+            async with asyncio.timeout(6):
+                await dead.socket.recv(decode=False)  # the ping, unanswered
+                while True:
+                    await dead.socket.recv(decode=False)
+        assert not loop.done()
+        loop.cancel()
 
 
 async def flood(client: Client, to: bytes, seconds: float) -> int:
@@ -324,22 +327,26 @@ async def flood(client: Client, to: bytes, seconds: float) -> int:
 async def test_a_flood_over_one_key_is_slowed_down_and_hurts_nobody():
     limit = Rate(per_second=200_000, burst=100_000, per_day=1 << 40)
     rates = {Standing.STRANGER: limit, Standing.OWN: limit}
-    async with relay(rates=rates, strangers_of_address=Rate(1 << 30, 1 << 30, 1 << 40)) as server:
-        async with attached(server) as rude, attached(server) as a, attached(server) as b:
-            flooding = asyncio.create_task(flood(rude, a.key, 3))
-            told = asyncio.create_task(rude.next(wire.STATUS))
-            delays = []
-            for _ in range(20):
-                started = time.monotonic()
-                await b.send(b.key, b"x")
-                await b.data()
-                delays.append(time.monotonic() - started)
-                await asyncio.sleep(0.05)
-            await flooding
-            took = server.hub.keys.of(rude.key, 0).sent
-            assert took < 100_000 + 3.5 * 200_000 + 300_000, "burst, rate, and what was under way"
-            assert sorted(delays)[10] < 0.1
-            assert await told == wire.status(wire.RATE_LIMITED)
+    async with (
+        relay(rates=rates, strangers_of_address=Rate(1 << 30, 1 << 30, 1 << 40)) as server,
+        attached(server) as rude,
+        attached(server) as a,
+        attached(server) as b,
+    ):
+        flooding = asyncio.create_task(flood(rude, a.key, 3))
+        told = asyncio.create_task(rude.next(wire.STATUS))
+        delays = []
+        for _ in range(20):
+            started = time.monotonic()
+            await b.send(b.key, b"x")
+            await b.data()
+            delays.append(time.monotonic() - started)
+            await asyncio.sleep(0.05)
+        await flooding
+        took = server.hub.keys.of(rude.key, 0).sent
+        assert took < 100_000 + 3.5 * 200_000 + 300_000, "burst, rate, and what was under way"
+        assert sorted(delays)[10] < 0.1
+        assert await told == wire.status(wire.RATE_LIMITED)
 
 
 async def test_strangers_of_one_address_share_an_allowance():
@@ -362,12 +369,15 @@ async def test_standing_gives_more():
     rates = dict.fromkeys(Standing, few) | {Standing.RENTING: many}
     machine, stranger = new_pair(), new_pair()
     people.standings[machine.public] = Standing.RENTING
-    async with relay(people, rates=rates) as server:
-        async with attached(server, machine) as known, attached(server, stranger) as unknown:
-            await eventually(lambda: server.hub.standing(machine.public) is Standing.RENTING)
-            took = await flood(known, known.key, 1)
-            refused = await flood(unknown, unknown.key, 1)
-            assert took > 10 * server.hub.keys.of(unknown.key, 0).sent, refused
+    async with (
+        relay(people, rates=rates) as server,
+        attached(server, machine) as known,
+        attached(server, stranger) as unknown,
+    ):
+        await eventually(lambda: server.hub.standing(machine.public) is Standing.RENTING)
+        took = await flood(known, known.key, 1)
+        refused = await flood(unknown, unknown.key, 1)
+        assert took > 10 * server.hub.keys.of(unknown.key, 0).sent, refused
 
 
 async def test_a_slow_reader_is_dropped_and_nothing_is_kept_for_it():

@@ -42,6 +42,7 @@ MANIFEST = Manifest(
     argv=("python", "train.py"),
     env=(("A", "1"),),
     workdir="",
+    pull="",
     workspace=None,
     out=("*.bin",),
     tty=False,

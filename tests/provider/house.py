@@ -88,6 +88,7 @@ def manifest_of(*argv: str, workspace: bytes | None = None, salt: int = 1, **cha
         argv=argv,
         env=(),
         workdir="",
+        pull="",
         workspace=named,
         out=(),
         tty=False,

@@ -6,9 +6,9 @@ that makes no progress for `PATIENCE_SECONDS` is given up.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from deepbrain.cli.output import progress
 from deepbrain.cli.quantity import size
@@ -18,6 +18,9 @@ from deepbrain.net.errors import NetError, RefusalCode, Refused
 from deepbrain.net.messages import Digest, Manifest, OrderStatus, Stage
 from deepbrain.net.session import Session
 from deepbrain.primitives.errors import DeepBrainError
+
+if TYPE_CHECKING:
+    from deepbrain.sandbox.reference import Credentials
 
 PATIENCE_SECONDS: Final = 60.0
 UNPACKING_SECONDS: Final = 1800.0
@@ -46,6 +49,8 @@ class Cargo:
     workspace: Path | None
     image: Path | None
     """An image's tar of the renter's own."""
+    credentials: "Credentials | None" = field(default=None, repr=False)
+    """Who pulls the image, where the machine pulls it and its registry asks."""
 
 
 async def deliver(reach: Reach, cargo: Cargo, report: Callable[[str], None]) -> OrderStatus:
@@ -127,6 +132,8 @@ async def _within(patience: Patience, work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _hand_over(session: Session, cargo: Cargo, patience: Patience) -> None:
+    if cargo.credentials is not None:
+        await session.put_credentials(cargo.credentials.username, cargo.credentials.secret)
     wanted = await session.put_manifest(cargo.manifest)
     if wanted.image:
         if cargo.image is None:
@@ -155,6 +162,13 @@ async def _upload(
         await session.put_blob(path, digest, moved)
 
 
+def _words(status: OrderStatus) -> str:
+    done, total = int(status.done), int(status.total)
+    if status.stage is Stage.PULLING and done < total:
+        return f"pulling the image, {size(done)} of {size(total)}"
+    return status.detail or _WORDS.get(status.stage, "preparing")
+
+
 async def _await_start(
     session: Session, report: Callable[[str], None], patience: Patience
 ) -> OrderStatus:
@@ -169,7 +183,7 @@ async def _await_start(
                     raise NotStarted(status.detail or "the machine gave the order up")
                 patience.renew(UNPACKING_SECONDS if status.stage is Stage.PULLING else None)
                 limit.reschedule(loop.time() + patience.left)
-                report(_WORDS.get(status.stage, "preparing"))
+                report(_words(status))
     except TimeoutError:
         raise NotStarted("the machine does not get on with it") from None
     raise NotStarted("the machine gave the order up")

@@ -256,7 +256,8 @@ async def _provider(
     udp = _udp_port(place)
     addresses = (f"127.0.0.1:{udp}",)
     config = AgentConfig(chain=url, controller=controller_uri, port=udp, capacity=capacity,
-                         genesis=client.genesis_hash, addresses=addresses)  # fmt: skip
+                         genesis=client.genesis_hash, addresses=addresses,
+                         private_registries=True)  # fmt: skip
     save_config(place.agent, config)
     place.give_to_agent(*place.agent.iterdir())
     listing = machine.Listing(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -65,11 +66,23 @@ _MACHINE = click.option("--machine", metavar="ID", help="Another machine of your
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Base image to offer (default: one made of this machine's files).",
 )
+@click.option(
+    "--image-cache",
+    type=quantity.SIZE,
+    metavar="SIZE",
+    help="Disk for unpacked images, such as 50G (default: a tenth).",
+)
+@click.option(
+    "--private-registries",
+    is_flag=True,
+    help="Let renters' images come from registries in your own networks too.",
+)
 @_DATA
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def join(
     price: MicroUsd, port: int, addresses: tuple[str, ...], stash: str | None, mode: str,
-    image: Path | None, data: Path | None, yes: bool,
+    image: Path | None, image_cache: int | None, private_registries: bool, data: Path | None,
+    yes: bool,
 ) -> None:  # fmt: skip
     """Offer this machine: bond, list, serve.
 
@@ -90,7 +103,10 @@ def join(
     place.make()
     otherwise = f"another `dbc join` serves from {place.sandbox}; end it with Ctrl-C first"
     with Post(place.sandbox).held(otherwise):
-        block_on(_join(choices, chosen, stash, place, price, port, addresses, mode, image, yes=yes))
+        images = Images(image, image_cache or 0, private_registries)
+        block_on(
+            _join(choices, chosen, stash, place, price, port, addresses, mode, images, yes=yes)
+        )
 
 
 @click.command()
@@ -137,9 +153,18 @@ def _place(data: Path | None) -> "Place":
     return Place((data or home() / "machine").absolute())
 
 
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What `join` was told of images."""
+
+    base: Path | None
+    cache_bytes: int
+    private_registries: bool
+
+
 async def _join(
     choices: Choices, chosen: "Chosen", stash_name: str | None, place: "Place", price: MicroUsd,
-    port: int, given: tuple[str, ...], mode: str, image: Path | None, *, yes: bool,
+    port: int, given: tuple[str, ...], mode: str, images: "Images", *, yes: bool,
 ) -> None:  # fmt: skip
     from deepbrain.cli import machine
     from deepbrain.cli.keys import named
@@ -147,7 +172,7 @@ async def _join(
     from deepbrain.provider.inventory import dial_addresses, take_inventory
 
     say("trying which isolation works, and unpacking the base image")
-    ready = await machine.make_ready(place, mode, image)
+    ready = await machine.make_ready(place, mode, images.base)
     for sentence in ready.sentences():
         say(sentence)
     controller, password = _unlock(chosen)
@@ -177,7 +202,8 @@ async def _join(
         config = AgentConfig(
             chain=choices.url, controller=_controller(chosen, place), port=port, capacity=capacity,
             genesis=client.genesis_hash, own=frozenset({owners.stash, controller.public}),
-            addresses=addresses,
+            addresses=addresses, image_cache_bytes=images.cache_bytes,
+            private_registries=images.private_registries,
         )  # fmt: skip
         await _serve(client, listing, place, config, password, mode)
 

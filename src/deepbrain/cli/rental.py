@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from deepbrain.cli.journal import Run
 from deepbrain.cli.market import Offered, dial_addresses, mode_name
 from deepbrain.cli.output import say, waiting
 from deepbrain.cli.reach import Reach
+from deepbrain.cli.registry import Pinned, credentials_for, pin
 from deepbrain.cli.wish import Wish, choose_image
 from deepbrain.client.errors import CallFailed
 from deepbrain.net import messages
@@ -79,6 +80,8 @@ class Package:
     workspace: "Packed | None"
     image: Path | None
     image_digest: Digest | None
+    pins: "dict[str, Pinned | str]" = field(default_factory=dict)
+    """What registries said of an image's name, once for all machines; a sentence where they failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,8 @@ async def _start_on(
 ) -> Reach:
     with waiting(f"asking {offer.name}") as report:
         greeting = await interrupts.unless(_greeting_of(renter, wish, offer))
-        manifest = _manifest_for(wish, offer, greeting, package)
+        image = await interrupts.unless(_image_for(wish, greeting, package, report))
+        manifest = _manifest_for(wish, offer, image, package)
         run.write_manifest(manifest.encode())
         run.note(
             genesis=str(renter.client.genesis_hash),
@@ -145,7 +149,10 @@ async def _start_on(
         report(f"order {order} is placed")
         reach = renter.reach(order, offer.id)
         cargo = Cargo(
-            manifest, None if package.workspace is None else package.workspace.path, package.image
+            manifest,
+            None if package.workspace is None else package.workspace.path,
+            package.image,
+            image.credentials,
         )
         await _deliver(reach, cargo, report, interrupts)
     run.delivered()
@@ -212,25 +219,50 @@ async def _greeting_of(renter: Renter, wish: Wish, offer: Offered) -> Greeting:
     return greeting
 
 
-def _manifest_for(wish: Wish, offer: Offered, greeting: Greeting, package: Package) -> Manifest:
-    """Raises: Unwilling: it does not have the image."""
-    digest = package.image_digest
-    if digest is None:
-        image = choose_image(greeting.images, wish.image)
-        if image is None:
-            names = ", ".join(image.name for image in greeting.images) or "none"
-            raise Unwilling(
-                f"it does not have the image {wish.image or 'asked for'} (it has {names})"
-            )
-        digest = image.digest
+async def _image_for(
+    wish: Wish, greeting: Greeting, package: Package, report: Callable[[str], None]
+) -> "Pinned":
+    """A file of the renter's, an image of the machine's, or one of a registry: in that order.
+
+    Raises: Unwilling: it is none of them.
+    """
+    if package.image_digest is not None:
+        return Pinned("", package.image_digest, None)
+    image = choose_image(greeting.images, wish.image)
+    if image is not None:
+        return Pinned("", image.digest, None)
+    names = ", ".join(image.name for image in greeting.images) or "none"
+    lacking = f"it does not have the image {wish.image or 'asked for'} (it has {names})"
+    if wish.image is None:
+        raise Unwilling(lacking)
+    if wish.image not in package.pins:
+        report(f"asking the registry for {wish.image}")
+        package.pins[wish.image] = await asyncio.to_thread(_pin, wish.image)
+    found = package.pins[wish.image]
+    if isinstance(found, str):
+        raise Unwilling(f"{lacking}, and {found}")
+    return found
+
+
+def _pin(name: str) -> "Pinned | str":
+    try:
+        found = pin(name)
+    except DeepBrainError as error:
+        return str(error)
+    say(f"the image is {found}")
+    return found
+
+
+def _manifest_for(wish: Wish, offer: Offered, image: "Pinned", package: Package) -> Manifest:
     packed = package.workspace
     return Manifest(
         version=U8(PROTOCOL_VERSION),
         salt=Salt(os.urandom(32)),
-        image=digest,
+        image=image.digest,
         argv=wish.argv,
         env=wish.env,
         workdir="",
+        pull=image.source,
         workspace=None
         if packed is None
         else WorkspaceClaim(
@@ -322,7 +354,9 @@ def _alone(run: Run | None) -> "contextlib.AbstractContextManager[bool]":
 def _cargo_of(run: Run) -> Cargo:
     image = run.facts.get("image")
     workspace = run.workspace if run.workspace.exists() else None
-    return Cargo(Manifest.decode(run.manifest), workspace, None if image is None else Path(image))
+    manifest = Manifest.decode(run.manifest)
+    credentials = credentials_for(manifest.pull)
+    return Cargo(manifest, workspace, None if image is None else Path(image), credentials)
 
 
 async def _mode_of(reach: Reach) -> str:

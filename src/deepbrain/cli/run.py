@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--image",
     metavar="NAME|FILE",
-    help="An image of the machine, or a docker or OCI archive of yours.",
+    help="An image of the machine or of a registry, or an archive file of yours.",
 )
 @click.option(
     "--env",
@@ -105,6 +105,7 @@ def run(
     \b
     dbc run --for 10m -- python3 train.py
     dbc run --gpu 4090 --units 2 --max-price 0.40 --env HF_TOKEN -- python3 train.py
+    dbc run --for 1h --image ghcr.io/me/app:1.2 -- ./job
     dbc run -y --detach --image my.tar -- ./job ; dbc logs -f 7
 
     \b

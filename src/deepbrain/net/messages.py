@@ -8,6 +8,7 @@ that *finishes* is complete, one that is *reset* failed on the way.
     Access(proof)          → Granted                               (on the same first stream)
     PutManifest(manifest)  → Wanted(blobs)
     PutBlob(sha256, size)  → Have(offset), ← raw from offset, → Done
+    PutCredentials(…)      → Done                                  (before the manifest, if at all)
     Status(follow)         → State, State, …
     Logs(offset, follow)   → LogsFrom(offset), raw log records
     Exec(argv, …)          → Done, then records both ways (`records.py`)
@@ -44,13 +45,14 @@ PROTOCOL_VERSION: Final = 2
 Text = Annotated[str, MaxLen(4096)]
 Sentence = Annotated[str, MaxLen(1024)]
 Name = Annotated[str, MaxLen(128)]
+Secret = Annotated[str, MaxLen(16 << 10)]
 Argv = Annotated[tuple[Text, ...], MaxLen(256)]
 Env = Annotated[tuple[tuple[Text, Text], ...], MaxLen(256)]
 Paths = Annotated[tuple[Text, ...], MaxLen(64)]
 
 
 class Digest(FixedBytes, size=32):
-    """A SHA-256 digest: of an image's tar, or of a workspace's."""
+    """A SHA-256 digest: of an image's tar or manifest, or of a workspace's tar."""
 
     __slots__ = ()
 
@@ -89,9 +91,12 @@ class Manifest(Struct):
     version: U8
     salt: Salt
     image: Digest
+    """Of the tar that the renter sends; with `pull`, of the image's manifest or index."""
     argv: Argv
     env: Env
     workdir: Text
+    pull: Text
+    """`registry/repository` the machine fetches the image from; empty: it has it, or is sent it."""
     workspace: Workspace | None
     out: Paths
     """Patterns of the files that are results; none: every file that is new or changed."""
@@ -254,6 +259,16 @@ class CopyIn(Request, index=8):
 
 class Stop(Request, index=9):
     """SIGTERM to the job, SIGKILL 30 s later."""
+
+
+class PutCredentials(Request, index=10):
+    """Who pulls the image. The machine forgets them with the pull, and keeps them in memory only."""
+
+    username: Name
+    secret: Secret
+
+    def __repr__(self) -> str:
+        return "PutCredentials(…)"
 
 
 class Begin(Request, index=16):

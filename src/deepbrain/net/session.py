@@ -55,6 +55,7 @@ from deepbrain.net.messages import (
     Manifest,
     OrderStatus,
     PutBlob,
+    PutCredentials,
     PutManifest,
     Request,
     Resumed,
@@ -266,6 +267,11 @@ class Session:
         """
         async with await self._ask(PutManifest(manifest=manifest.encode())) as stream:
             return await expect_reply(stream, Wanted)
+
+    async def put_credentials(self, username: str, secret: str) -> None:
+        """Hand over who pulls the image; before the manifest, on every new connection."""
+        async with await self._ask(PutCredentials(username=username, secret=secret)) as stream:
+            await expect_reply(stream, Done)
 
     async def put_blob(
         self, path: Path, sha256: Digest, on_progress: OnProgress | None = None

@@ -11,12 +11,14 @@ import os
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from deepbrain.net.messages import Manifest
 from deepbrain.primitives.errors import DeepBrainError
+from deepbrain.provider.actual import has_image, images_of
+from deepbrain.provider.cache import ImageCache, NoRoom
 from deepbrain.provider.chain import Chain, ChainUnavailable, Closing, Known, Order
 from deepbrain.provider.identity import Capacity
 from deepbrain.provider.plan import (
@@ -30,10 +32,19 @@ from deepbrain.provider.plan import (
     Launch,
     MoveEnd,
     Prepare,
+    Pull,
     Refuse,
     gone_at,
 )
-from deepbrain.provider.record import OrderFiles, OrderRecord, Records, monotonic_ms
+from deepbrain.provider.pulls import Puller, PullFailed, PullRules
+from deepbrain.provider.record import (
+    OrderFiles,
+    OrderRecord,
+    RecordDamaged,
+    Records,
+    monotonic_ms,
+)
+from deepbrain.sandbox.reference import Credentials
 from deepbrain.sandbox.sandbox import (
     HostLost,
     ImageError,
@@ -54,6 +65,9 @@ MAX_FILES: Final = 100_000
 _UNPACK: Final = Path(__file__).with_name("unpack.py")
 
 
+OnPull = Callable[[int, int, int], None]
+"""`(order, bytes done, bytes in all)`."""
+
 Step = Callable[[OrderFiles, OrderRecord], Awaitable[None]]
 
 
@@ -67,6 +81,13 @@ class Actor:
     sandbox: Sandbox
     records: Records
     capacity: Capacity
+    cache: ImageCache
+    rules: PullRules
+    credentials: dict[int, Credentials] = field(default_factory=dict, repr=False)
+    """Who pulls an order's image: here alone, and until it is pulled."""
+    on_pull: OnPull = lambda _order, _done, _total: None
+    pulling: dict[str, asyncio.Lock] = field(default_factory=dict)
+    """By digest: what two orders want is fetched once."""
 
     async def act(self, action: Action, known: Known | None) -> None:
         """Do it. `known` is the state the plan was made from.
@@ -78,6 +99,8 @@ class Actor:
                 self._adopt(order, known)
             case Refuse(order):
                 await self.chain.close(order, Closing.FAILED, None)
+            case Pull(order):
+                await self._or_fail(order, self._pull)
             case Prepare(order):
                 await self._or_fail(order, self._prepare)
             case Launch(order):
@@ -111,8 +134,63 @@ class Actor:
             await step(files, files.record())
         except HostLost:
             raise
-        except (CannotRun, SandboxError) as error:
+        except (CannotRun, PullFailed, NoRoom, SandboxError) as error:
+            self.credentials.pop(order, None)
             files.save(replace(files.record(), failure=str(error)))
+
+    async def _pull(self, files: OrderFiles, record: OrderRecord) -> None:
+        """Fetch the image, or, where it is here, see that this renter may have it."""
+        manifest = _expect_manifest(files)
+        digest, credentials = manifest.image.hex(), self.credentials.get(record.order)
+        puller = Puller(manifest.pull, digest, self.rules, credentials)
+        lock = self.pulling.setdefault(digest, asyncio.Lock())
+        try:
+            async with lock:
+                self.cache.note_use(digest)
+                known = (await images_of(self.sandbox)).get(digest)
+                if known is None:
+                    await self._fetch(files, puller)
+                elif known.private:
+                    await puller.check(files.pull)
+        except asyncio.CancelledError:
+            raise  # what has come stays, and is gone with the order
+        except Exception:
+            await asyncio.to_thread(shutil.rmtree, files.pull, ignore_errors=True)
+            raise
+        await asyncio.to_thread(shutil.rmtree, files.pull, ignore_errors=True)
+        self.credentials.pop(record.order, None)
+        files.save(replace(files.record(), pulled=True))
+
+    async def _fetch(self, files: OrderFiles, puller: Puller) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            room = 0
+
+            async def make_room(size: int) -> None:
+                nonlocal room
+                holding = self.cache.room(puller.digest, size, self._wanted_images())
+                room = await stack.enter_async_context(holding)
+
+            def report(done: int, total: int) -> None:
+                self.on_pull(files.order, done, total)
+
+            await puller.fetch(files.pull, make_room, report)
+            private = puller.credentials is not None
+            try:
+                await self.sandbox.import_image(
+                    files.pull, puller.digest, limit=room, private=private
+                )
+            except ImageError as error:
+                raise CannotRun(f"the image is refused: {error}") from error
+
+    def _wanted_images(self) -> frozenset[str]:
+        """What orders need that are to run; the sandbox knows the others."""
+        found = set()
+        for files in self.records.all():
+            with contextlib.suppress(RecordDamaged):
+                record, manifest = files.record(), files.manifest()
+                if manifest is not None and not record.failure and record.kept_until is None:
+                    found.add(manifest.image.hex())
+        return frozenset(found)
 
     async def _prepare(self, files: OrderFiles, record: OrderRecord) -> None:
         manifest = _expect_manifest(files)
@@ -138,14 +216,17 @@ class Actor:
     async def _import_image(self, files: OrderFiles, manifest: Manifest) -> None:
         digest = manifest.image.hex()
         blob = files.blob(manifest.image)
-        if digest not in {image.digest for image in await self.sandbox.images()}:
-            if not blob.exists():
-                raise CannotRun("the image is not on the machine any more")
+        if not has_image(files, manifest, files.record(), await images_of(self.sandbox)):
+            raise CannotRun("the image is not on the machine any more")
+        self.cache.note_use(digest)
+        if blob.exists():
+            size = blob.stat().st_size
             try:
-                await self.sandbox.import_image(blob, digest)
+                async with self.cache.room(digest, size, self._wanted_images()) as room:
+                    await self.sandbox.import_image(blob, digest, limit=room)
             except ImageError as error:
                 raise CannotRun(f"the image is refused: {error}") from error
-        blob.unlink(missing_ok=True)
+            blob.unlink()
 
     async def _launch(self, files: OrderFiles, record: OrderRecord) -> None:
         await self.sandbox.start(record.order)
@@ -190,6 +271,7 @@ class Actor:
 
     async def _destroy(self, order: int) -> None:
         await self.sandbox.destroy(order)
+        self.credentials.pop(order, None)
         files = self.records.files(order)
         if files.path.exists():
             await asyncio.to_thread(files.remove)

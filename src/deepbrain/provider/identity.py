@@ -51,7 +51,13 @@ class AgentConfig:
     addresses: tuple[str, ...] = ()
     """`ip:port` under which renters are told to find this machine."""
     image_bytes: int = 16 << 30
-    """The largest image tar a renter may hand over."""
+    """The largest image a renter may hand over, or have fetched, as it is sent."""
+    image_cache_bytes: int = 0
+    """Disk for unpacked images; 0: a tenth of it."""
+    stall_seconds: int = 30
+    """After so long without a byte, a registry's connection is given up."""
+    private_registries: bool = False
+    """Whether images may come from registries in private networks, and on this machine."""
     stash: AccountId | None = None
     """Whose controller the agent agrees to be, where that was not settled when it was set up."""
     metrics: str = ""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from deepbrain import __version__
-from deepbrain.net.messages import Digest, Greeting, ImageOffer
+from deepbrain.net.messages import Digest, Greeting, ImageOffer, Stage
 from deepbrain.net.transport import Endpoint
 from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.ids import Hash, MachineId
@@ -26,13 +26,24 @@ from deepbrain.provider.act import Actor
 from deepbrain.provider.actual import Actual, read_actual
 from deepbrain.provider.admission import Admission
 from deepbrain.provider.book import Book
+from deepbrain.provider.cache import ImageCache
 from deepbrain.provider.chain import Chain, Desired, Known, OrderPhase, Unknown
 from deepbrain.provider.enduring import Enduring
 from deepbrain.provider.gate import Gate
 from deepbrain.provider.guard import DiskGuard
 from deepbrain.provider.identity import AgentConfig
 from deepbrain.provider.metrics import Snapshot, Tally
-from deepbrain.provider.plan import Action, Close, DeclareStarted, Destroy, Policy, Refuse, plan
+from deepbrain.provider.plan import (
+    Action,
+    Close,
+    DeclareStarted,
+    Destroy,
+    Policy,
+    Pull,
+    Refuse,
+    plan,
+)
+from deepbrain.provider.pulls import PullRules
 from deepbrain.provider.record import RecordDamaged, Records, monotonic_ms
 from deepbrain.provider.requests import Service
 from deepbrain.provider.status import status_of
@@ -104,6 +115,7 @@ class Agent:
     _chain_read_at: float = 0.0
     _doing: dict[int, Action] = field(default_factory=dict)
     _setbacks: dict[int, _Setback] = field(default_factory=dict)
+    _pulls: "dict[int, asyncio.Task[None]]" = field(default_factory=dict)
     _watched: set[int] = field(default_factory=set)
     _offered: tuple[ImageOffer, ...] = ()
     _offered_until: float = 0.0
@@ -111,11 +123,17 @@ class Agent:
     def __post_init__(self) -> None:
         self.records = Records(self.data)
         self.book = Book(self.records, self.config.genesis or self._remembered_genesis())
-        self._actor = Actor(self.chain, self.sandbox, self.records, self.config.capacity)
+        config = self.config
+        cache = ImageCache(self.sandbox, self.data, config.image_cache_bytes)
+        rules = PullRules(config.image_bytes, config.stall_seconds, config.private_registries)
+        self._actor = Actor(
+            self.chain, self.sandbox, self.records, config.capacity, cache, rules,
+            on_pull=self._note_pull,
+        )  # fmt: skip
         self._guard = DiskGuard(self.data, self.data, self.config.capacity)
         self._service = Service(
             self.book, self.records, self.sandbox, self.config.capacity, self.config.image_bytes,
-            tally=self._tally,
+            self._actor.credentials, tally=self._tally,
         )  # fmt: skip
         admission = Admission(self.machine, self.book, self.greeting)
         serve = self._service.serve
@@ -195,22 +213,39 @@ class Agent:
     async def _look(self, group: asyncio.TaskGroup) -> None:
         desired = self._believed()
         known = desired if isinstance(desired, Known) else None
-        actual = await read_actual(self.records, self.sandbox)
+        actual = await read_actual(self.records, self.sandbox, self._actor.credentials.keys())
         own = self.config.own | (known.owners if known is not None else frozenset())
         self._guard.look()
         room = self._guard.room_units(actual.tenants.values())
         policy = Policy(self.sandbox.report.mode.serves_strangers, own, room)
         now = asyncio.get_running_loop().time()
-        for action in plan(desired, actual, policy, monotonic_ms()):
+        actions = plan(desired, actual, policy, monotonic_ms())
+        self._end_pulls(actions, is_known=known is not None)
+        for action in actions:
             setback = self._setbacks.get(action.order)
             if action.order in self._doing or (setback is not None and now < setback.until):
                 continue
             self._doing[action.order] = action
-            group.create_task(self._do(action, known))
+            task = group.create_task(self._do(action, known))
+            if isinstance(action, Pull):
+                self._pulls[action.order] = task
         self._publish(actual)
         self._watch_jobs(actual, group)
         self._guard_disk(known, group)
         self.snapshot = self._take_snapshot(known, actual)
+
+    def _end_pulls(self, actions: tuple[Action, ...], *, is_known: bool) -> None:
+        """A pull takes long. One that is not wanted any more, since its order ended, ends now."""
+        planned = {action.order: action for action in actions}
+        for order, task in self._pulls.items():
+            action = planned.get(order)
+            if not isinstance(action, Pull) and (is_known or action is not None):
+                task.cancel()
+
+    def _note_pull(self, order: int, done: int, total: int) -> None:
+        status = self.book.status(order)
+        if status is not None and status.stage is Stage.PULLING:
+            self.book.publish(status.but(done=U64(done), total=U64(total)))
 
     def _believed(self) -> Desired:
         """What the node says, unless it is a node of another chain than this machine's."""
@@ -242,6 +277,7 @@ class Agent:
                 # The next plan must not be made from a state that this action has changed.
                 await self._read_chain()
             del self._doing[order]
+            self._pulls.pop(order, None)
             self.book.hint()
 
     def _guard_disk(self, known: Known | None, group: asyncio.TaskGroup) -> None:

@@ -1,6 +1,6 @@
 """What to do next: desired and actual in, actions out. Pure: no clock, no disk, no network.
 
-    placed    adopt → (manifest, blobs) → prepare → launch → declare started
+    placed    adopt → (manifest, blobs, or pull) → prepare → launch → declare started
     running   keep the recorded end right; when the job has ended, close
     ended     end the job, keep log and files for a day, then destroy
     unknown   serve on; end jobs at their recorded latest end, destroy a day later
@@ -41,6 +41,13 @@ class Refuse:
 
     order: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Fetch the image from its registry. Ended as soon as the plan says anything else."""
+
+    order: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,17 @@ class Destroy:
 
 
 Action = (
-    Adopt | Refuse | Prepare | Launch | DeclareStarted | MoveEnd | Close | EndJob | Keep | Destroy
+    Adopt
+    | Refuse
+    | Pull
+    | Prepare
+    | Launch
+    | DeclareStarted
+    | MoveEnd
+    | Close
+    | EndJob
+    | Keep
+    | Destroy
 )
 
 
@@ -187,6 +204,8 @@ def _placed(desired: Known, order: Order, tenant: Tenant) -> Action | None:
         return Close(order.id, Closing.LAPSED)
     if tenant.phase in (Phase.RUNNING, Phase.EXITED):
         return DeclareStarted(order.id)
+    if tenant.wants_pull:
+        return Pull(order.id)
     if not (tenant.has_manifest and tenant.has_image and tenant.has_workspace):
         return None
     if tenant.phase is Phase.PREPARED and tenant.record.unpacked:

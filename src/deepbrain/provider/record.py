@@ -4,6 +4,7 @@
                           manifest           the renter's manifest, checked against the chain's hash
                           blobs/<sha256>     an image's or workspace's tar, whole and checked
                           blobs/<sha256>.part    the same while it arrives
+                          blobs/pull/            blobs from a registry, the same way
 
 Latest ends are milliseconds of the monotonic clock, which starts anew at boot: after a boot they are
 counted on from what was left when the record was written, so they come later and never earlier.
@@ -68,6 +69,10 @@ class OrderRecord:
     """Monotonic ms until which log and files are kept; known once the order was seen ended."""
     unpacked: bool = False
     """Whether the workspace is in the volume (also when there is none to unpack)."""
+    needs_credentials: bool = False
+    """Whether the renter handed over who pulls the image; that itself is never on disk."""
+    pulled: bool = False
+    """Whether the image of its registry is on the machine, and the renter may have it."""
     failure: str = ""
     """Why the order cannot run here, in one sentence."""
 
@@ -118,6 +123,11 @@ class OrderFiles:
 
     def blob(self, sha256: Digest) -> Path:
         return self.blobs / sha256.hex()
+
+    @property
+    def pull(self) -> Path:
+        """Blobs from a registry, while they are fetched and until they are unpacked."""
+        return self.blobs / "pull"
 
     def part(self, sha256: Digest) -> Path:
         return self.blobs / f"{sha256.hex()}.part"

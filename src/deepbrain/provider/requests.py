@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from deepbrain.net.errors import MalformedMessage, NetError, RefusalCode, Refused, StreamReset
@@ -25,6 +25,7 @@ from deepbrain.net.messages import (
     Manifest,
     OrderStatus,
     PutBlob,
+    PutCredentials,
     PutManifest,
     Request,
     Scope,
@@ -40,15 +41,17 @@ from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.units import U64
 from deepbrain.provider.act import tenant_spec, volume_bytes
-from deepbrain.provider.actual import has_image, has_workspace
+from deepbrain.provider.actual import has_image, has_workspace, images_of
 from deepbrain.provider.admission import Visit
 from deepbrain.provider.book import Book
 from deepbrain.provider.identity import Capacity
 from deepbrain.provider.metrics import Tally
 from deepbrain.provider.record import OrderFiles, Records
 from deepbrain.provider.upload import Uploads
+from deepbrain.sandbox.reference import Credentials, Reference
 from deepbrain.sandbox.sandbox import (
     ExecSession,
+    ImageError,
     Network,
     NoSuchTenant,
     Sandbox,
@@ -75,6 +78,7 @@ _SCOPES: Final[dict[type[Request], Scope]] = {
     Logs: Scope.OBSERVE,
     PutManifest: Scope.DEPLOY,
     PutBlob: Scope.DEPLOY,
+    PutCredentials: Scope.DEPLOY,
     Stop: Scope.DEPLOY,
     Exec: Scope.SHELL,
     CopyOut: Scope.FILES,
@@ -90,6 +94,8 @@ class Service:
     capacity: Capacity
     image_bytes: int
     """The largest image tar that is taken."""
+    credentials: dict[int, Credentials] = field(default_factory=dict, repr=False)
+    """Who pulls an order's image."""
     uploads: Uploads = field(default_factory=Uploads)
     execs: dict[int, int] = field(default_factory=dict)
     """Live commands and copies per order."""
@@ -106,6 +112,8 @@ class Service:
         match request:
             case PutManifest(manifest=encoded):
                 await self._put_manifest(order, encoded, stream)
+            case PutCredentials():
+                await self._put_credentials(order, request, stream)
             case PutBlob():
                 await self._put_blob(order, request, stream)
             case Status(follow=follow):
@@ -144,6 +152,11 @@ class Service:
                 RefusalCode.MALFORMED,
                 f"this machine reads manifests of version {PROTOCOL_VERSION} only",
             )
+        if manifest.pull:
+            try:
+                Reference.parse_source(manifest.pull)
+            except ImageError as error:
+                raise Refused(RefusalCode.MALFORMED, str(error)) from error
         return manifest
 
     def _ensure_fits(self, files: OrderFiles, manifest: Manifest) -> None:
@@ -160,10 +173,10 @@ class Service:
             )
 
     async def _wanted(self, files: OrderFiles, manifest: Manifest) -> Wanted:
-        images = frozenset(image.digest for image in await self.sandbox.images())
+        record, images = files.record(), await images_of(self.sandbox)
         return Wanted(
-            image=not has_image(files, manifest, images),
-            workspace=not has_workspace(files, manifest, files.record()),
+            image=not manifest.pull and not has_image(files, manifest, record, images),
+            workspace=not has_workspace(files, manifest, record),
         )
 
     async def _adopted(self, order: int) -> OrderFiles:
@@ -178,6 +191,17 @@ class Service:
                 RefusalCode.NOT_NOW, f"order {order} is not (or no longer) served on this machine"
             ) from None
         return files
+
+    async def _put_credentials(self, order: int, given: PutCredentials, stream: Stream) -> None:
+        if self.book.renting(order) is None:
+            raise Refused(RefusalCode.UNKNOWN_ORDER, f"order {order} is not on this machine")
+        files = await self._adopted(order)
+        record = files.record()
+        if not record.pulled and not record.failure:
+            self.credentials[order] = Credentials(given.username, given.secret)
+            files.save(replace(record, needs_credentials=True))
+            self.book.hint()
+        await stream.write(reply_bytes(Done()))
 
     async def _put_blob(self, order: int, request: PutBlob, stream: Stream) -> None:
         files = self.records.files(order)
@@ -223,7 +247,7 @@ class Service:
 
     def _ensure_named(self, manifest: Manifest, request: PutBlob) -> None:
         workspace = manifest.workspace
-        if request.sha256 == manifest.image:
+        if request.sha256 == manifest.image and not manifest.pull:
             if request.size > self.image_bytes:
                 raise Refused(
                     RefusalCode.LIMIT,

@@ -6,7 +6,7 @@ from deepbrain.net.messages import Ending, JobExit, OrderStatus, Stage
 from deepbrain.primitives.ids import OrderId
 from deepbrain.primitives.units import U8, U64
 from deepbrain.provider.actual import Tenant
-from deepbrain.provider.plan import Action, Launch, Prepare
+from deepbrain.provider.plan import Action, Launch, Prepare, Pull
 from deepbrain.sandbox.sandbox import ExitReason, Phase, TenantExit
 
 MAX_DETAIL: Final = 900
@@ -28,7 +28,7 @@ def status_of(tenant: Tenant, doing: Action | None, mode: str, now: int) -> Orde
     return OrderStatus(
         order=OrderId(record.order),
         stage=stage_of(tenant, doing),
-        detail=fitting(record.failure),
+        detail=fitting(record.failure or _waiting_for(tenant)),
         done=U64(0),
         total=U64(0),
         exit=job_exit(tenant),
@@ -37,6 +37,12 @@ def status_of(tenant: Tenant, doing: Action | None, mode: str, now: int) -> Orde
         mode=mode,
         kept_seconds=None if kept is None else U64(kept),
     )
+
+
+def _waiting_for(tenant: Tenant) -> str:
+    if tenant.awaits_credentials and tenant.state is None:
+        return "the machine was started anew and asks again who pulls the image: dbc attach"
+    return ""
 
 
 def stage_of(tenant: Tenant, doing: Action | None) -> Stage:
@@ -51,8 +57,10 @@ def stage_of(tenant: Tenant, doing: Action | None) -> Stage:
         return Stage.STARTING
     if not tenant.has_manifest:
         return Stage.AWAITING_MANIFEST
-    ready = tenant.has_image and tenant.has_workspace
-    return Stage.PULLING if ready or isinstance(doing, Prepare) else Stage.UPLOADING
+    if not tenant.has_workspace:
+        return Stage.UPLOADING  # also while the image is pulled
+    is_busy = tenant.has_image or isinstance(doing, Prepare | Pull)
+    return Stage.PULLING if is_busy else Stage.UPLOADING
 
 
 def job_exit(tenant: Tenant) -> JobExit | None:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
-from deepbrain.sandbox.sandbox import TOOL, WORKSPACE, TenantSpec
+from deepbrain.sandbox.sandbox import TOOL, WORKSPACE, TenantSpec, User
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INIT_TASKS: Final = 32
@@ -41,7 +41,8 @@ class Quotas:
 
 def environment(spec: TenantSpec) -> list[str]:
     """The job's environment: defaults, then the tenant's (which holds the image's already)."""
-    merged = {"PATH": DEFAULT_PATH, "HOME": WORKSPACE, "LANG": "C.UTF-8"}
+    home = (spec.user or User()).home or WORKSPACE
+    merged = {"PATH": DEFAULT_PATH, "HOME": home, "LANG": "C.UTF-8"}
     threads = str(max(spec.cpu_milli // 1000, 1))
     # Two threads on one rented core are slower than one: libraries ask the machine, not the quota.
     merged |= {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
@@ -49,17 +50,30 @@ def environment(spec: TenantSpec) -> list[str]:
     return [f"{key}={value}" for key, value in merged.items()]
 
 
-def process(spec: TenantSpec, argv: Sequence[str], env: Sequence[str], cwd: str) -> dict[str, Any]:
-    """The OCI process object, of the job and of exec sessions alike."""
+def init_flags(spec: TenantSpec) -> list[str]:
+    """What the tool's init does as root before the job runs: owners, working directory, user."""
+    user = spec.user or User()
+    numbers = ":".join(str(number) for number in (user.uid, user.gid, *user.groups))
+    return ["--user", numbers, "--cwd", spec.workdir or WORKSPACE, "--own"]
+
+
+def process(
+    spec: TenantSpec, argv: Sequence[str], env: Sequence[str], cwd: str, user: User | None = None
+) -> dict[str, Any]:
+    """The OCI process object, of the job and of exec sessions alike. No user is root: init."""
     tasks = spec.pids + INIT_TASKS
+    user = user or User()
+    kept = () if user.uid else _CAPABILITIES
     return {
-        "user": {"uid": 0, "gid": 0},
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
         "args": list(argv),
         "env": list(env),
         "cwd": cwd or WORKSPACE,
         "noNewPrivileges": True,
         "capabilities": {
-            kind: list(_CAPABILITIES) for kind in ("bounding", "effective", "permitted")
+            "bounding": list(_CAPABILITIES),
+            "effective": list(kept),
+            "permitted": list(kept),
         },
         "rlimits": [
             {"type": "RLIMIT_NPROC", "soft": tasks, "hard": tasks},
@@ -108,7 +122,7 @@ def config(
     return {
         "ociVersion": "1.0.2",
         "hostname": f"order-{spec.order}",
-        "process": process(spec, argv, env, spec.workdir),
+        "process": process(spec, argv, env, "/"),
         "root": {"path": str(rootfs), "readonly": False},
         "mounts": mounts,
         "linux": linux,

@@ -20,6 +20,7 @@ from deepbrain.sandbox.sandbox import (
     TenantExit,
     TenantSpec,
     TenantState,
+    User,
 )
 
 
@@ -178,5 +179,10 @@ def spec_from_json(found: dict[str, Any]) -> TenantSpec:
             "mode": Mode(found["mode"]) if found["mode"] else None,
             # A tenant made by a former version has none.
             "network": Network(found.get("network", Network.NONE.value)),
+            "user": user_from_json(found["user"]) if found.get("user") else None,
         }
     )
+
+
+def user_from_json(found: dict[str, Any]) -> User:
+    return User(**{**found, "groups": tuple(found.get("groups", ()))})

@@ -186,18 +186,28 @@ class FakeSandbox:
     def report(self) -> ModeReport:
         return self._report
 
-    async def import_image(self, archive: Path, digest: str, name: str = "") -> ImageInfo:
-        data = await asyncio.to_thread(archive.read_bytes)
+    async def import_image(
+        self,
+        archive: Path,
+        digest: str,
+        name: str = "",
+        *,
+        limit: int | None = None,
+        private: bool = False,
+    ) -> ImageInfo:
+        data, size = await asyncio.to_thread(_read_image, archive, digest)
         if sha256(data).hexdigest() != digest:
             raise ImageError("the image is not the one that was named: its SHA-256 differs")
-        self._images[digest] = ImageInfo(digest, name, len(data))
+        if limit is not None and size > limit:
+            raise ImageError(f"the image unpacks to more than {limit >> 20} MiB")
+        self._images[digest] = ImageInfo(digest, name, size, disk=size, private=private)
         return self._images[digest]
 
     async def images(self) -> "list[ImageInfo]":
         return sorted(self._images.values(), key=lambda image: image.digest)
 
     async def remove_image(self, digest: str) -> None:
-        if any(tenant.spec.image == digest for tenant in self._tenants.values()):
+        if any(state.spec.image == digest and state.needs_image for state in await self.list()):
             raise SandboxError("the image is in use by a tenant")
         self._images.pop(digest, None)
 
@@ -404,6 +414,15 @@ class FakeSandbox:
         if tenant is None:
             raise NoSuchTenant(f"order {order} has no tenant on this machine")
         return tenant
+
+
+def _read_image(archive: Path, digest: str) -> tuple[bytes, int]:
+    """What the digest is of, and the size of all."""
+    if archive.is_dir():
+        size = sum(file.stat().st_size for file in archive.iterdir())
+        return (archive / digest).read_bytes(), size
+    data = archive.read_bytes()
+    return data, len(data)
 
 
 async def _missing(process: FakeProcess) -> int:

@@ -39,11 +39,14 @@ from deepbrain.sandbox.sandbox import (
     Phase,
     SandboxError,
     TenantSpec,
+    User,
 )
 
 KEEPER: Final = Path(__file__).with_name("keeper.py")
 START_SECONDS: Final = 45
 MIN_LOG: Final = 1 << 20
+MAX_ID: Final = (1 << 32) - 2
+MAX_GROUPS: Final = 128
 
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -411,8 +414,9 @@ def check_spec(spec: TenantSpec) -> None:
         raise SandboxError("neither the order nor its image names a command")
     if not 0 <= spec.order < 1 << 64:
         raise SandboxError("an order's number is not negative")
-    if spec.workdir and not spec.workdir.startswith("/"):
+    if spec.workdir and (not spec.workdir.startswith("/") or "\0" in spec.workdir):
         raise SandboxError("the working directory must be an absolute path")
+    check_user(spec.user or User())
     bounds = {
         "cpus": (spec.cpu_milli, 10, 1_024_000),
         "memory": (spec.memory_bytes, 16 << 20, 1 << 44),
@@ -423,6 +427,14 @@ def check_spec(spec: TenantSpec) -> None:
     for name, (value, least, most) in bounds.items():
         if not least <= value <= most:
             raise SandboxError(f"the tenant's {name} is {value}; allowed is {least} to {most}")
+
+
+def check_user(user: User) -> None:
+    """Raises: SandboxError: no process can be this user."""
+    if any(not 0 <= number <= MAX_ID for number in (user.uid, user.gid, *user.groups)):
+        raise SandboxError("the tenant's user has a number that no user can have")
+    if len(user.groups) > MAX_GROUPS or "\0" in user.home:
+        raise SandboxError("the tenant's user is malformed")
 
 
 # -- pieces

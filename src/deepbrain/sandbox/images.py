@@ -1,22 +1,32 @@
-"""Container images from strangers: a docker-archive or OCI-layout tar becomes a directory.
+"""Container images from strangers: a docker-archive, an OCI layout, or blobs from a registry become a directory.
 
 Everything here runs in a process without privileges (`unpack.py`), on a seekable file whose SHA-256 was
-checked before. Bounds come first; links in the archive lead nowhere outside of the image; devices are
-left out, setuid and setgid bits are stripped, and everything belongs to the unpacking user. The mount
+checked before, or on blobs that are checked here. Bounds come first; links in the archive lead nowhere
+outside of the image; devices are left out, setuid and setgid bits are stripped, and everything belongs to
+the unpacking user: who owns what inside is written down for the tenant's init (`owners.py`). The mount
 points of a tenant are made now, since a missing one would be created inside the shared image later.
 """
 
+import importlib
 import json
 import os
+import re
 import shutil
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 
-from deepbrain.sandbox.sandbox import ImageError
+from deepbrain.sandbox.owners import OWNERS, Owners
+from deepbrain.sandbox.sandbox import ImageError, User
+from deepbrain.sandbox.users import MAX_FILE, resolve_user
+
+# The extra `provider` brings it. Not from inside: there nothing can be imported any more.
+zstandard: Any = importlib.import_module("zstandard") if find_spec("zstandard") else None
 
 MAX_ARCHIVE: Final = 64 << 30
 MAX_UNPACKED: Final = 64 << 30
@@ -26,13 +36,23 @@ MAX_NAME: Final = 4096
 MAX_JSON: Final = 4 << 20
 MAX_LINKS: Final = 40
 MAX_WORDS: Final = 1024
+MAX_WINDOW: Final = 128 << 20
+"""Bytes that a zstd layer may make its reader hold."""
 
 MOUNT_DIRECTORIES: Final = ("workspace", ".dbc", "tmp", "proc", "dev", "sys", "etc", "root")
 MOUNT_FILES: Final = (".dbc/tool", "etc/resolv.conf", "etc/hosts", "etc/hostname")
 
 _CHUNK: Final = 1 << 20
+_BLOCK: Final = 4096
 _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
+_HEX: Final = re.compile(r"[0-9a-f]{64}")
+_UNREADABLE: Final[tuple[type[Exception], ...]] = (
+    (tarfile.TarError, EOFError, UnicodeError, RecursionError)
+    if zstandard is None
+    else (tarfile.TarError, EOFError, UnicodeError, RecursionError, zstandard.ZstdError)
+)
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +62,9 @@ class ImageConfig:
     env: tuple[tuple[str, str], ...] = ()
     argv: tuple[str, ...] = ()
     workdir: str = ""
+    user: User = field(default_factory=User)
+    disk: int = field(default=0, compare=False)
+    """Bytes it takes unpacked."""
 
 
 def digest_of(file: IO[bytes]) -> str:
@@ -54,77 +77,189 @@ def digest_of(file: IO[bytes]) -> str:
     return hashing.hexdigest()
 
 
-def unpack(archive: IO[bytes], rootfs: Path) -> ImageConfig:
-    """Unpack an image into the empty directory `rootfs`.
+def unpack(archive: IO[bytes], rootfs: Path, limit: int | None = None) -> ImageConfig:
+    """Unpack an image's tar into the empty directory `rootfs`, to at most `limit` bytes.
 
     Raises: ImageError: malformed, over a bound, or a compression this Python lacks.
     """
+    with _refusing(), tarfile.open(fileobj=archive, mode="r:") as outer:
+        return _unpack(_Archive(outer), rootfs, limit)
+
+
+def unpack_blobs(
+    directory: int, digest: str, rootfs: Path, limit: int | None = None
+) -> ImageConfig:
+    """As `unpack`, from an open directory of blobs, each by the hex of its SHA-256. `digest` is the
+    manifest's or the index's; what is read is compared with its name.
+    """
+    with _refusing():
+        return _unpack(_Blobs(directory, digest), rootfs, limit)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
     try:
-        with tarfile.open(fileobj=archive, mode="r:") as outer:
-            members = _index(outer)
-            layers, config = _layout(outer, members)
-            tree = _Tree(rootfs)
-            for layer in layers:
-                content = outer.extractfile(layer)
-                if content is None:
-                    raise ImageError("a layer of the image is not a file")
-                tree.apply(content)
-            tree.make_mount_points()
-    except (tarfile.TarError, EOFError, UnicodeError, RecursionError) as error:
+        yield
+    except _UNREADABLE as error:
         raise ImageError(f"the image archive is malformed: {error}") from error
     except OSError as error:
         raise ImageError(f"the image cannot be unpacked: {error.strerror or error}") from error
-    return config
 
 
-# -- the archive
+def _unpack(source: "_Source", rootfs: Path, limit: int | None) -> ImageConfig:
+    layers, document = source.layout()
+    if len(layers) > MAX_LAYERS:
+        raise ImageError(f"the image has more than {MAX_LAYERS} layers")
+    inner = _inner_config(source.json(document))
+    tree = _Tree(rootfs, MAX_UNPACKED if limit is None else min(limit, MAX_UNPACKED))
+    for layer in layers:
+        with source.open(layer) as content:
+            tree.apply(content)
+    user = resolve_user(_text(inner.get("User")), *map(tree.read, ("etc/passwd", "etc/group")))
+    tree.make_mount_points()
+    return _config(inner, user, tree.disk)
 
 
-def _index(outer: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
-    members: dict[str, tarfile.TarInfo] = {}
-    for member in outer:
-        if len(members) >= 10_000:
-            raise ImageError("the image archive has too many members")
-        members[_clean(member.name)] = member
-    return members
+# -- where an image comes from
 
 
-def _layout(
-    outer: tarfile.TarFile, members: dict[str, tarfile.TarInfo]
-) -> tuple[list[tarfile.TarInfo], ImageConfig]:
-    """The layers, lowest first, and the configuration."""
-    if "manifest.json" in members:
-        manifests = _json(outer, members, "manifest.json")
-        manifest = _only(manifests, "manifest.json")
-        config, names = manifest.get("Config"), manifest.get("Layers")
-    elif "index.json" in members:
-        manifest = _oci_manifest(outer, members)
-        config = _blob(manifest.get("config"))
-        names = [_blob(layer) for layer in _list(manifest.get("layers"))]
-    else:
+class _Source(Protocol):
+    def layout(self) -> tuple[list[Any], object]:
+        """What `open` takes for each layer, lowest first, and what `json` takes for the configuration."""
+        ...
+
+    def json(self, name: object) -> Any: ...
+
+    def open(self, name: object) -> IO[bytes]: ...
+
+
+class _Archive:
+    """A docker-archive or an OCI layout in a tar."""
+
+    def __init__(self, outer: tarfile.TarFile) -> None:
+        self._outer = outer
+        self._members: dict[str, tarfile.TarInfo] = {}
+        for member in outer:
+            if len(self._members) >= 10_000:
+                raise ImageError("the image archive has too many members")
+            self._members[_clean(member.name)] = member
+
+    def layout(self) -> tuple[list[Any], object]:
+        if "manifest.json" in self._members:
+            manifest = _only(self.json("manifest.json"), "manifest.json")
+            return _list(manifest.get("Layers")), manifest.get("Config")
+        if "index.json" in self._members:
+            manifest = _follow(self.json("index.json"), lambda blob: self.json(_blob_name(blob)))
+            layers = _list(manifest.get("layers"))
+            return [_blob_name(layer) for layer in layers], _blob_name(manifest.get("config"))
         raise ImageError(
             "the archive holds no image: neither manifest.json nor index.json is in it"
         )
-    names = _list(names)
-    if len(names) > MAX_LAYERS:
-        raise ImageError(f"the image has more than {MAX_LAYERS} layers")
-    return [_member(members, name) for name in names], _config(_json(outer, members, config))
+
+    def json(self, name: object) -> Any:
+        with self.open(name) as content:
+            return parse_json(content.read(MAX_JSON + 1), f"{str(name)[:100]!r} in the image")
+
+    def open(self, name: object) -> IO[bytes]:
+        content = self._outer.extractfile(self._member(name))
+        if content is None:
+            raise ImageError(f"{str(name)[:100]!r} in the image is not a file")
+        return content
+
+    def _member(self, name: object) -> tarfile.TarInfo:
+        found = self._members.get(_clean(name)) if isinstance(name, str) else None
+        if found is not None and found.issym():  # older Docker links equal layers
+            target = PurePosixPath(_clean(found.name)).parent / found.linkname
+            found = self._members.get(os.path.normpath(target))
+        if found is None or not found.isreg():
+            raise ImageError(f"the image names {str(name)[:100]!r}, which is not in the archive")
+        return found
 
 
-def _oci_manifest(outer: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> dict[str, Any]:
-    """The manifest for this machine's architecture, through at most one nested index."""
-    found = _json(outer, members, "index.json")
+class _Blobs:
+    """Blobs as a registry names them, in one directory."""
+
+    def __init__(self, directory: int, digest: str) -> None:
+        self._directory = directory
+        self._digest = digest
+
+    def layout(self) -> tuple[list[Any], object]:
+        manifest = _follow(self.json({"digest": f"sha256:{self._digest}"}), self.json)
+        return _list(manifest.get("layers")), manifest.get("config")
+
+    def json(self, name: object) -> Any:
+        with self.open(name) as content:
+            return parse_json(content.read(MAX_JSON + 1), "a blob of the image")
+
+    def open(self, name: object) -> IO[bytes]:
+        digest = digest_in(name)
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            file = os.fdopen(os.open(digest, flags, dir_fd=self._directory), "rb")
+        except FileNotFoundError as error:
+            raise ImageError("the image names a blob that did not come with it") from error
+        if digest_of(file) != digest:
+            file.close()
+            raise ImageError("a blob of the image is damaged: its SHA-256 differs")
+        return file
+
+
+def parse_json(data: bytes, what: str) -> Any:
+    """Raises: ImageError: too large, or not JSON."""
+    if len(data) > MAX_JSON:
+        raise ImageError(f"{what} is too large")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ImageError(f"{what} is not JSON") from error
+
+
+def _follow(found: object, read: Callable[[object], Any]) -> dict[str, Any]:
+    """The manifest for this machine's architecture, through at most two nested indexes."""
     for _ in range(3):
-        if not isinstance(found, dict):
+        if not is_index(found):
+            if isinstance(found, dict) and "layers" in found:
+                return found
             break
-        if "layers" in found:
-            return found
-        entries = [entry for entry in _list(found.get("manifests")) if isinstance(entry, dict)]
-        fitting = [entry for entry in entries if _fits(entry)]
-        if not fitting:
-            raise ImageError("the image holds nothing for this machine's architecture")
-        found = _json(outer, members, _blob(fitting[0]))
+        found = read(ours_of(found))
     raise ImageError("the image's index leads to no manifest")
+
+
+def is_index(document: object) -> bool:
+    """Whether it names manifests, one for each platform."""
+    return isinstance(document, dict) and "layers" not in document and "manifests" in document
+
+
+def ours_of(index: Any) -> dict[str, Any]:
+    """The descriptor for this machine's platform. Raises: ImageError: there is none."""
+    entries = [entry for entry in _list(index.get("manifests")) if isinstance(entry, dict)]
+    fitting = [entry for entry in entries if _fits(entry)]
+    if not fitting:
+        raise ImageError("the image holds nothing for this machine's architecture")
+    return fitting[0]
+
+
+def descriptors(manifest: object) -> list[dict[str, Any]]:
+    """Of all blobs of a manifest: configuration and layers. Raises: ImageError: it is none."""
+    if not isinstance(manifest, dict):
+        raise ImageError("the image's manifest is malformed")
+    found = [manifest.get("config"), *_list(manifest.get("layers"))]
+    if not all(isinstance(entry, dict) for entry in found):
+        raise ImageError("the image's manifest is malformed")
+    return [entry for entry in found if isinstance(entry, dict)]
+
+
+def digest_in(descriptor: object) -> str:
+    """The hex SHA-256 that a descriptor names. Raises: ImageError: it names none."""
+    digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
+    prefix, _, found = digest.partition(":") if isinstance(digest, str) else ("", "", "")
+    if prefix != "sha256" or not _HEX.fullmatch(found):
+        raise ImageError("the image names a blob without a SHA-256")
+    return found
+
+
+def _blob_name(descriptor: object) -> str:
+    return f"blobs/sha256/{digest_in(descriptor)}"
 
 
 def _fits(entry: dict[str, Any]) -> bool:
@@ -133,34 +268,6 @@ def _fits(entry: dict[str, Any]) -> bool:
         return True
     ours = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     return platform.get("architecture") == ours and platform.get("os") == "linux"
-
-
-def _blob(descriptor: object) -> str:
-    digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
-    if not isinstance(digest, str) or not digest.startswith("sha256:"):
-        raise ImageError("the image names a blob without a SHA-256")
-    return f"blobs/sha256/{digest.removeprefix('sha256:')}"
-
-
-def _member(members: dict[str, tarfile.TarInfo], name: object) -> tarfile.TarInfo:
-    found = members.get(_clean(name)) if isinstance(name, str) else None
-    if found is not None and found.issym():  # older Docker links equal layers
-        target = PurePosixPath(_clean(found.name)).parent / found.linkname
-        found = members.get(os.path.normpath(target))
-    if found is None or not found.isreg():
-        raise ImageError(f"the image names {str(name)[:100]!r}, which is not in the archive")
-    return found
-
-
-def _json(outer: tarfile.TarFile, members: dict[str, tarfile.TarInfo], name: object) -> Any:
-    member = _member(members, name)
-    content = outer.extractfile(member)
-    if content is None or member.size > MAX_JSON:
-        raise ImageError(f"{member.name[:100]!r} in the image is too large")
-    try:
-        return json.load(content)
-    except (ValueError, RecursionError) as error:
-        raise ImageError(f"{member.name[:100]!r} in the image is not JSON") from error
 
 
 def _only(value: object, what: str) -> dict[str, Any]:
@@ -175,20 +282,26 @@ def _list(value: object) -> list[Any]:
     return value
 
 
-def _config(document: object) -> ImageConfig:
+def _inner_config(document: object) -> dict[str, Any]:
     inner = document.get("config") if isinstance(document, dict) else None
-    if inner is None:
-        return ImageConfig()
-    if not isinstance(inner, dict):
+    if inner is not None and not isinstance(inner, dict):
         raise ImageError("the image's configuration is malformed")
+    return inner or {}
+
+
+def _config(inner: dict[str, Any], user: User, disk: int) -> ImageConfig:
     argv = _words(inner.get("Entrypoint")) + _words(inner.get("Cmd"))
     env = tuple(
         (key, value) for key, _, value in (word.partition("=") for word in _words(inner.get("Env")))
     )
-    workdir = inner.get("WorkingDir") or ""
-    if not isinstance(workdir, str) or len(workdir) > MAX_NAME or "\0" in workdir:
-        raise ImageError("the image's working directory is malformed")
-    return ImageConfig(env, argv, workdir)
+    return ImageConfig(env, argv, _text(inner.get("WorkingDir")), user, disk)
+
+
+def _text(value: object) -> str:
+    text = value or ""
+    if not isinstance(text, str) or len(text) > MAX_NAME or "\0" in text:
+        raise ImageError("the image's configuration is malformed")
+    return text
 
 
 def _words(value: object) -> tuple[str, ...]:
@@ -211,14 +324,17 @@ def _clean(name: str) -> str:
 class _Tree:
     """A root file system under construction. Nobody else touches it meanwhile."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limit: int) -> None:
         self._root = str(root)
+        self._limit = limit
+        self._owners = Owners()
         self._files = 0
         self._bytes = 0
+        self.disk = 0
 
     def apply(self, content: IO[bytes]) -> None:
         """Lay one layer over what is there. Compression is found by looking."""
-        with tarfile.open(fileobj=content, mode="r|*") as layer:
+        with tarfile.open(fileobj=_plain(content), mode="r|*") as layer:
             made: set[str] = set()
             for member in _bounded(layer):
                 self._count(member)
@@ -234,10 +350,11 @@ class _Tree:
     def _count(self, member: tarfile.TarInfo) -> None:
         self._files += 1
         self._bytes += member.size if member.isreg() else 0
+        self.disk = self._bytes + self._files * _BLOCK
         if self._files > MAX_FILES:
             raise ImageError(f"the image has more than {MAX_FILES} files")
-        if self._bytes > MAX_UNPACKED:
-            raise ImageError(f"the image unpacks to more than {MAX_UNPACKED >> 30} GiB")
+        if self._bytes > self._limit:
+            raise ImageError(f"the image unpacks to more than {self._limit >> 20} MiB")
 
     def _white_out(self, parts: list[str], made: set[str]) -> None:
         directory = self._resolve(parts[:-1])
@@ -256,6 +373,7 @@ class _Tree:
         self._make_directory(parent)
         path = os.path.join(parent, parts[-1])  # noqa: PTH118
         mode = member.mode & 0o777
+        self._owners.note(self._inside(path), member.uid, member.gid)
         if member.isdir():
             if os.path.islink(path) or not os.path.isdir(path):  # noqa: PTH114, PTH112
                 self._remove(path)
@@ -305,9 +423,16 @@ class _Tree:
             queue = [piece for piece in target.split("/") if piece not in ("", ".")] + queue
         return at
 
+    def _inside(self, path: str) -> str:
+        return path.removeprefix(self._root).lstrip("/")
+
     def _make_directory(self, path: str) -> None:
         try:
-            os.makedirs(path, 0o755, exist_ok=True)  # noqa: PTH103
+            if os.path.isdir(path):  # noqa: PTH112
+                return
+            self._make_directory(os.path.dirname(path))  # noqa: PTH120
+            os.mkdir(path, 0o755)  # noqa: PTH102
+            self._owners.note(self._inside(path), 0, 0)
         except (FileExistsError, NotADirectoryError) as error:
             raise ImageError("the image puts a file below another file") from error
 
@@ -316,6 +441,14 @@ class _Tree:
             shutil.rmtree(path)
         elif os.path.lexists(path):
             os.unlink(path)  # noqa: PTH108
+
+    def read(self, name: str) -> bytes:
+        """The beginning of a file of the image; nothing where it has none."""
+        path = self._resolve(name.split("/"))
+        if not os.path.isfile(path) or os.path.islink(path):  # noqa: PTH113, PTH114
+            return b""
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read(MAX_FILE)
 
     def make_mount_points(self) -> None:
         for name in MOUNT_DIRECTORIES:
@@ -329,6 +462,22 @@ class _Tree:
             if os.path.islink(path) or not os.path.isfile(path):  # noqa: PTH113, PTH114
                 self._remove(path)
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
+        owners = os.path.join(self._root, OWNERS)  # noqa: PTH118
+        self._remove(owners)
+        self._owners.write(Path(owners), Path(self._root))
+
+
+def _plain(content: IO[bytes]) -> IO[bytes]:
+    """The content without zstd, which this tarfile may not know; other compressions stay."""
+    magic = content.read(len(_ZSTD))
+    content.seek(0)
+    if magic != _ZSTD:
+        return content
+    if zstandard is None:
+        raise ImageError("the image is compressed by zstd, which this machine lacks a library for")
+    reading = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    plain: IO[bytes] = reading.stream_reader(content, read_across_frames=True)
+    return plain
 
 
 def _bounded(layer: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -18,6 +18,7 @@ from deepbrain.sandbox.sandbox import (
     Refusal,
     SandboxError,
     TenantSpec,
+    User,
 )
 from deepbrain.scale import Enumeration, MaxLen, Struct, TaggedUnion, codec_of
 
@@ -39,6 +40,15 @@ class Network(Enumeration):
     INTERNET = 1
 
 
+class UserSpec(Struct):
+    """`User` on the wire."""
+
+    uid: U32
+    gid: U32
+    groups: Annotated[tuple[U32, ...], MaxLen(128)]
+    home: Sentence
+
+
 class Spec(Struct):
     """`TenantSpec` on the wire; the mode is the helper's own."""
 
@@ -47,6 +57,7 @@ class Spec(Struct):
     argv: Words
     env: Pairs
     workdir: Word
+    user: UserSpec | None
     cpu_milli: U32
     memory_bytes: U64
     disk_bytes: U64
@@ -168,6 +179,7 @@ def spec_to_wire(spec: TenantSpec) -> Spec:
         argv=spec.argv,
         env=spec.env,
         workdir=spec.workdir,
+        user=None if spec.user is None else _user_to_wire(spec.user),
         cpu_milli=U32(spec.cpu_milli),
         memory_bytes=U64(spec.memory_bytes),
         disk_bytes=U64(spec.disk_bytes),
@@ -185,6 +197,7 @@ def spec_from_wire(spec: Spec, mode: Mode) -> TenantSpec:
         argv=spec.argv,
         env=spec.env,
         workdir=spec.workdir,
+        user=None if spec.user is None else _user_from_wire(spec.user),
         cpu_milli=int(spec.cpu_milli),
         memory_bytes=int(spec.memory_bytes),
         disk_bytes=int(spec.disk_bytes),
@@ -194,6 +207,15 @@ def spec_from_wire(spec: Spec, mode: Mode) -> TenantSpec:
         end_at=None if spec.end_at is None else int(spec.end_at),
         mode=mode,
     )
+
+
+def _user_to_wire(user: User) -> UserSpec:
+    groups = tuple(map(U32, user.groups))
+    return UserSpec(uid=U32(user.uid), gid=U32(user.gid), groups=groups, home=user.home)
+
+
+def _user_from_wire(user: UserSpec) -> User:
+    return User(int(user.uid), int(user.gid), tuple(map(int, user.groups)), user.home)
 
 
 def report_to_wire(report: ModeReport) -> Report:

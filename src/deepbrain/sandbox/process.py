@@ -79,7 +79,7 @@ class ProcessEngine:
             tenant.path.joinpath("rootfs").symlink_to(rootfs)
         inner = self._inner([TOOL, "init", "--", *spec.argv])
         return {
-            "argv": [*self._confine(tenant, spec, spec.workdir), "--", *inner],
+            "argv": [*self._confine(tenant, spec, spec.workdir), "--make-cwd", "--", *inner],
             "env": self._env(tenant, environment(spec)),
             "memory_limit": spec.memory_bytes,
             "disk_limit": Quotas.of(spec.disk_bytes).volume,

@@ -99,7 +99,7 @@ class RunscEngine:
         self._make_limits(tenant, spec)
         config = bundle.config(
             spec,
-            argv=[TOOL, "init", "--", *spec.argv],
+            argv=[TOOL, "init", *bundle.init_flags(spec), "--", *spec.argv],
             env=bundle.environment(spec),
             rootfs=rootfs,
             tool=self._tool,
@@ -173,7 +173,9 @@ class RunscEngine:
         *,
         tty: bool,
     ) -> Command:
-        process = bundle.process(spec, argv, env, cwd or spec.workdir) | {"terminal": tty}
+        # What brings files out reads all of them: the tenant is its renter's, whoever the job runs as.
+        user = None if tuple(argv[3:5]) == (TOOL, "tar-out") else spec.user
+        process = bundle.process(spec, argv, env, cwd or spec.workdir, user) | {"terminal": tty}
         path = tenant.path / f"exec-{time.monotonic_ns()}.json"  # not argv: others can read that
         _write_private(path, json.dumps(process))
         command = self._command(tenant)

@@ -103,18 +103,36 @@ class ModeReport:
 
 
 @dataclass(frozen=True, slots=True)
+class User:
+    """As whom a job and what is run beside it run; numbers are the image's own."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    """Further groups."""
+    home: str = ""
+    """Empty: `/workspace`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageInfo:
     """An image unpacked on this machine."""
 
     digest: str
-    """Lower-case hex SHA-256 of the whole tar that was imported."""
+    """Lower-case hex SHA-256 of the whole tar that was imported, or of a registry's manifest."""
     name: str
     size: int
-    """Bytes of the tar; 0 when unknown."""
+    """Bytes of the tar, or of all blobs; 0 when unknown."""
     env: tuple[tuple[str, str], ...] = ()
     argv: tuple[str, ...] = ()
     """Entrypoint and command of the image, used when the tenant names no argv."""
     workdir: str = ""
+    """Where that command runs; what the tenant names itself runs in `/workspace`."""
+    user: User = User()
+    disk: int = 0
+    """Bytes it takes unpacked."""
+    private: bool = False
+    """Fetched with somebody's credentials: whoever else wants it must show that they may have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +147,9 @@ class TenantSpec:
     env: tuple[tuple[str, str], ...] = ()
     """Added over the image's environment."""
     workdir: str = ""
-    """Empty: `/workspace`."""
+    """Empty: the image's own with its own command, else `/workspace`. Made where it is missing."""
+    user: User | None = None
+    """None: the image's. Process tenants have a user that nobody has, whatever stands here."""
     cpu_milli: int = 1000
     """Thousandths of a core."""
     memory_bytes: int = 1 << 30
@@ -187,6 +207,11 @@ class TenantState:
     """Logical offset of the oldest log byte still kept."""
     log_end: int = 0
 
+    @property
+    def needs_image(self) -> bool:
+        """Whether its image must stay; what has ended is read from the volume alone."""
+        return self.phase in (Phase.PREPARED, Phase.RUNNING)
+
 
 class ExecSession(Protocol):
     """A command running inside a tenant. Losing it (close, or the agent's death) kills all it started."""
@@ -230,18 +255,27 @@ class Sandbox(Protocol):
         """The mode everything here runs in, and why not a stronger one."""
         ...
 
-    async def import_image(self, archive: Path, digest: str, name: str = "") -> ImageInfo:
-        """Unpack a docker-archive or OCI-layout tar whose SHA-256 is `digest`, once.
+    async def import_image(
+        self,
+        archive: Path,
+        digest: str,
+        name: str = "",
+        *,
+        limit: int | None = None,
+        private: bool = False,
+    ) -> ImageInfo:
+        """Unpack a docker-archive or OCI-layout tar whose SHA-256 is `digest`, once; or a directory of
+        a registry's blobs (each by the hex of its SHA-256), where `digest` is the manifest's.
 
-        Raises: ImageError: malformed, over a bound, or another digest. Idempotent and fast when
-        the image is there. The archive is not kept.
+        `limit` bounds the bytes unpacked. Raises: ImageError: malformed, over a bound, or another
+        digest. Idempotent and fast when the image is there. The archive is not kept.
         """
         ...
 
     async def images(self) -> list[ImageInfo]: ...
 
     async def remove_image(self, digest: str) -> None:
-        """Remove an unpacked image. Raises: SandboxError: a tenant still uses it."""
+        """Remove an unpacked image. Raises: SandboxError: a tenant that may yet run needs it."""
         ...
 
     async def prepare(self, spec: TenantSpec) -> Path:

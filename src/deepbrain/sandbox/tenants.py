@@ -11,8 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
-from deepbrain.sandbox.directory import TenantDirectory, tenant_directories
+from deepbrain.sandbox.directory import TenantDirectory, tenant_directories, user_from_json
 from deepbrain.sandbox.host import DIGEST, HostRequests, SessionFds
+from deepbrain.sandbox.images import MAX_UNPACKED
 from deepbrain.sandbox.logs import read_log
 from deepbrain.sandbox.sandbox import (
     MAX_EXECS,
@@ -22,11 +23,13 @@ from deepbrain.sandbox.sandbox import (
     ExitReason,
     ImageError,
     ImageInfo,
+    Mode,
     ModeReport,
     Phase,
     SandboxError,
     TenantSpec,
     TenantState,
+    User,
 )
 from deepbrain.sandbox.session import PipeSession, open_session
 
@@ -54,41 +57,44 @@ class LocalSandbox:
 
     # -- images
 
-    async def import_image(self, archive: Path, digest: str, name: str = "") -> ImageInfo:
+    async def import_image(
+        self,
+        archive: Path,
+        digest: str,
+        name: str = "",
+        *,
+        limit: int | None = None,
+        private: bool = False,
+    ) -> ImageInfo:
         if not DIGEST.fullmatch(digest):
             raise ImageError("an image is named by its SHA-256 in hex")
         lock = self._importing.setdefault(digest, asyncio.Lock())
         async with lock:
             known = self._image(digest)
             if known is None:
-                await self._unpack(archive, digest, name)
+                await self._unpack(archive, ImageInfo(digest, name, 0, private=private), limit)
                 await self._host.install_image(digest)
                 known = self._image(digest)
         if known is None:
             raise ImageError("the image vanished while it was unpacked")
         return known
 
-    async def _unpack(self, archive: Path, digest: str, name: str) -> None:
-        incoming = self._data / "incoming" / digest
+    async def _unpack(self, archive: Path, info: ImageInfo, limit: int | None) -> None:
+        incoming = self._data / "incoming" / info.digest
         await asyncio.to_thread(shutil.rmtree, incoming, ignore_errors=True)
         (incoming / "rootfs").mkdir(parents=True)
         if self._unpack_uid:
             os.chown(incoming / "rootfs", self._unpack_uid, self._unpack_uid)
         try:
-            with archive.open("rb") as file:
+            source = os.open(archive, os.O_RDONLY | os.O_CLOEXEC)
+            try:
                 config = await _unpack_process(
-                    file.fileno(), digest, incoming / "rootfs", self._unpack_uid
+                    source, info.digest, incoming / "rootfs", self._unpack_uid, limit
                 )
-                size = os.fstat(file.fileno()).st_size
-            info = ImageInfo(
-                digest,
-                name,
-                size,
-                tuple((key, value) for key, value in config["env"]),
-                tuple(config["argv"]),
-                config["workdir"],
-            )
-            (incoming / "image.json").write_text(json.dumps(asdict(info)))
+            finally:
+                os.close(source)
+            found = asdict(replace(info, size=_size_of(archive))) | config
+            (incoming / "image.json").write_text(json.dumps(found))
         except OSError as error:
             raise ImageError(f"the image cannot be read: {error.strerror}") from error
         except SandboxError:
@@ -100,21 +106,14 @@ class LocalSandbox:
             found = json.loads((self._data / "images" / digest / "image.json").read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return ImageInfo(
-            found["digest"],
-            found["name"],
-            found["size"],
-            tuple((key, value) for key, value in found["env"]),
-            tuple(found["argv"]),
-            found["workdir"],
-        )
+        return image_from_json(found)
 
     async def images(self) -> "list[ImageInfo]":
         paths = sorted((self._data / "images").iterdir())
         return [info for path in paths if (info := self._image(path.name)) is not None]
 
     async def remove_image(self, digest: str) -> None:
-        if any(state.spec.image == digest for state in await self.list()):
+        if any(state.spec.image == digest and state.needs_image for state in await self.list()):
             raise SandboxError("the image is in use by a tenant")
         await self._host.remove_image(digest)
 
@@ -128,11 +127,13 @@ class LocalSandbox:
         if image is None:
             raise ImageError(f"the image {spec.image[:12]} is not on this machine")
         env = dict(image.env) | dict(spec.env)
+        own_place = "" if spec.argv else image.workdir
         whole = replace(
             spec,
             argv=spec.argv or image.argv,
             env=tuple(env.items()),
-            workdir=spec.workdir or WORKSPACE,
+            workdir=spec.workdir or own_place or WORKSPACE,
+            user=spec.user or (User() if self._report.mode is Mode.PROCESS else image.user),
             mode=spec.mode or self._report.mode,
         )
         await self._host.prepare(whole)
@@ -301,8 +302,29 @@ def _sentence(errors: bytes) -> str:
     return lines[-1].removeprefix("dbc: ") if lines else "the sandbox ended"
 
 
-async def _unpack_process(archive: int, digest: str, rootfs: Path, uid: int) -> dict[str, Any]:
-    arguments = ("-m", "deepbrain.sandbox.unpack", digest, str(rootfs), str(uid))
+def image_from_json(found: dict[str, Any]) -> ImageInfo:
+    """What `image.json` says; older ones say less."""
+    return ImageInfo(
+        **{
+            **found,
+            "env": tuple((key, value) for key, value in found["env"]),
+            "argv": tuple(found["argv"]),
+            "user": user_from_json(found.get("user", {})),
+            "disk": found.get("disk", found["size"]),
+        }
+    )
+
+
+def _size_of(archive: Path) -> int:
+    files = archive.iterdir() if archive.is_dir() else (archive,)
+    return sum(file.stat().st_size for file in files)
+
+
+async def _unpack_process(
+    archive: int, digest: str, rootfs: Path, uid: int, limit: int | None
+) -> dict[str, Any]:
+    bound = MAX_UNPACKED if limit is None else limit
+    arguments = ("-m", "deepbrain.sandbox.unpack", digest, str(rootfs), str(uid), str(bound))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,

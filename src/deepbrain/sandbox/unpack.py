@@ -1,6 +1,7 @@
-"""Unpack an image without privileges: `python -m deepbrain.sandbox.unpack DIGEST DIRECTORY UID`.
+"""Unpack an image without privileges: `python -m deepbrain.sandbox.unpack DIGEST DIRECTORY UID LIMIT`.
 
-The archive is standard input, a seekable file. A UID above 0 is become, for good, before the first byte
+Standard input is the archive, a seekable file, or a directory of blobs, which then are a registry's and
+DIGEST that of the image's manifest. At most LIMIT bytes are unpacked. A UID above 0 is become, for good, before the first byte
 of the archive is read. Prints the image's configuration as JSON, or one line of reason with exit code 1.
 """
 
@@ -9,12 +10,19 @@ import gzip as _gzip  # noqa: F401 - imported while the interpreter's files can 
 import json
 import os
 import resource
+import stat
 import sys
 import zlib as _zlib  # noqa: F401
 from dataclasses import asdict
 from pathlib import Path
 
-from deepbrain.sandbox.images import MAX_UNPACKED, digest_of, unpack
+from deepbrain.sandbox.images import (
+    MAX_UNPACKED,
+    ImageConfig,
+    digest_of,
+    unpack,
+    unpack_blobs,
+)
 from deepbrain.sandbox.sandbox import ImageError
 
 PR_SET_NO_NEW_PRIVS = 38
@@ -32,14 +40,21 @@ def drop_rights(uid: int) -> None:
     os.umask(0o022)
 
 
+def unpack_input(digest: str, limit: int) -> ImageConfig:
+    """Raises: ImageError."""
+    if stat.S_ISDIR(os.fstat(0).st_mode):
+        return unpack_blobs(0, digest, Path(), limit)
+    if digest_of(sys.stdin.buffer) != digest:
+        raise ImageError("the image is not the one that was named: its SHA-256 differs")
+    return unpack(sys.stdin.buffer, Path(), limit)
+
+
 def main() -> int:
-    digest, directory, uid = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    digest, directory, uid, limit = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
     os.chdir(directory)  # the way here may be closed to that user
     drop_rights(uid)
     try:
-        if digest_of(sys.stdin.buffer) != digest:
-            raise ImageError("the image is not the one that was named: its SHA-256 differs")
-        config = unpack(sys.stdin.buffer, Path())
+        config = unpack_input(digest, limit)
     except ImageError as error:
         sys.stderr.write(f"{error}\n")
         return 1

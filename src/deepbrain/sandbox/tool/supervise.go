@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -21,11 +22,31 @@ const (
 
 const prSetChildSubreaper = 36
 
-// initMain runs argv as the tenant's job: `init -- argv`. It reports on readyFd once the job runs,
-// reaps orphans (zombies count against the limit of processes), forwards signals, and ends with the
-// job's code; the container ends with it.
+// initMain runs argv as the tenant's job: `init [--user UID:GID[:GROUP...]] [--cwd DIR] [--own] -- argv`.
+// It reports on readyFd once the job runs, reaps orphans (zombies count against the limit of processes),
+// forwards signals, and ends with the job's code; the container ends with it.
 func initMain(args []string) int {
-	return supervise(args, false, true)
+	flags := flag.NewFlagSet("init", flag.ContinueOnError)
+	numbers := flags.String("user", "", "whom the job runs as")
+	cwd := flags.String("cwd", "", "where it runs; made where it is missing")
+	own := flags.Bool("own", false, "give the image's files back to their owners")
+	if flags.Parse(args) != nil {
+		return exitUsage
+	}
+	user, err := parseUser(*numbers)
+	if err != nil {
+		return fail(exitUsage, "%v", err)
+	}
+	if *own {
+		restoreOwners(ownersFile)
+		giveWorkspace(user)
+	}
+	if *cwd != "" {
+		if err := enter(*cwd, user); err != nil {
+			return fail(exitNotRunable, "the working directory cannot be entered: %v", err)
+		}
+	}
+	return supervise(append([]string{"--"}, flags.Args()...), user, false, true)
 }
 
 // runMain is one exec session: `run [--tty] -- argv`. Its end kills everything it started.
@@ -34,10 +55,10 @@ func runMain(args []string) int {
 	if tty {
 		args = args[1:]
 	}
-	return supervise(args, tty, false)
+	return supervise(args, nil, tty, false)
 }
 
-func supervise(args []string, tty, tellReady bool) int {
+func supervise(args []string, user *syscall.Credential, tty, tellReady bool) int {
 	if len(args) < 2 || args[0] != "--" {
 		return fail(exitUsage, "no command")
 	}
@@ -52,7 +73,7 @@ func supervise(args []string, tty, tellReady bool) int {
 		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU,
 		syscall.SIGCONT, syscall.SIGPIPE)
 
-	child, code := spawn(argv, tty)
+	child, code := spawn(argv, user, tty)
 	if tellReady {
 		ready := os.NewFile(readyFd, "ready")
 		ready.Write([]byte(map[bool]string{true: "R", false: "E"}[code == 0]))
@@ -79,7 +100,7 @@ func supervise(args []string, tty, tellReady bool) int {
 	}
 }
 
-func spawn(argv []string, tty bool) (int, int) {
+func spawn(argv []string, user *syscall.Credential, tty bool) (int, int) {
 	path, err := exec.LookPath(argv[0])
 	if err != nil && !errors.Is(err, exec.ErrDot) {
 		if errors.Is(err, os.ErrPermission) {
@@ -88,7 +109,9 @@ func spawn(argv []string, tty bool) (int, int) {
 		return 0, fail(exitNotFound, "%s: command not found", argv[0])
 	}
 	// On a terminal the job stays in the session that owns it, and leads its own foreground group.
-	attributes := &syscall.SysProcAttr{Setsid: !tty, Setpgid: tty, Foreground: tty, Ctty: 0}
+	attributes := &syscall.SysProcAttr{
+		Credential: user, Setsid: !tty, Setpgid: tty, Foreground: tty, Ctty: 0,
+	}
 	child, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
 		Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: attributes,
 	})

@@ -106,6 +106,8 @@ class Network:
     leftovers: Leftovers
     providers: int = 1
     log: list[str] = field(default_factory=list)
+    within: "Callable[[Callable[[], Popen]], Popen]" = lambda start: start()
+    """Where commands are started, such as in a network namespace."""
 
     @property
     def place(self) -> Path:
@@ -124,11 +126,13 @@ class Network:
         """One `dbc` command, running; its streams are pipes unless `how` says otherwise."""
         how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | how
         how = {"stderr": subprocess.PIPE, "cwd": self.base, "text": True} | how
-        return subprocess.Popen(
-            self.command(*args),
-            env=self.env | dict(env or {}),
-            preexec_fn=self.variant.enter(),
-            **how,
+        return self.within(
+            lambda: subprocess.Popen(
+                self.command(*args),
+                env=self.env | dict(env or {}),
+                preexec_fn=self.variant.enter(),
+                **how,
+            )
         )
 
     def dbc(self, *args: str, timeout: float = 60, given: str | None = None, **how: Any) -> Done:
@@ -287,11 +291,11 @@ RUNNING: list[Network] = []
 
 
 @contextlib.contextmanager
-def network(variant: Variant, providers: int = 1, *more: str) -> Iterator[Network]:
+def network(variant: Variant, providers: int = 1, *more: str, **fields: Any) -> Iterator[Network]:
     """A network that serves; afterwards it is down, and nothing is left of it."""
     base = Path(tempfile.mkdtemp(prefix=f"dbc-e2e-{variant.name}-"))
     base.chmod(0o755)
-    net = Network(variant, base, Leftovers.of(base), providers)
+    net = Network(variant, base, Leftovers.of(base), providers, **fields)
     net.hand_over(base)
     try:
         net.up(*more)

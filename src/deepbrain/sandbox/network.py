@@ -41,6 +41,8 @@ class TenantNetwork:
     def __init__(self, resolvers: Sequence[IPv4Address] = ()) -> None:
         self.resolvers = tuple(resolvers) or named_resolvers()
         self._admits = False
+        self._opened: set[str] = set()
+        """Interfaces that forward because of us: who flushes the rules flushes the note in them."""
 
     def try_out(self) -> None:
         """Send something from a tenant's place to a listener beyond, through the real rules.
@@ -117,6 +119,7 @@ class TenantNetwork:
             if facts.links:
                 self._put_in_force(facts)
             else:
+                self._opened.clear()
                 _clear()
         except SandboxError:
             for link in facts.links:
@@ -129,10 +132,9 @@ class TenantNetwork:
     def _put_in_force(self, facts: Facts) -> None:
         table = egress.render(facts, self.resolvers)
         if not egress.is_loaded(table):
-            before = set(egress.opened())
-            shut = [name for name in facts.uplinks if not links.forwards(name)]
-            opened = sorted((before | set(shut)) - {links.PROBE})
-            egress.load(table, opened)
+            shut = {name for name in facts.uplinks if not links.forwards(name)} - {links.PROBE}
+            self._opened |= shut.union(egress.opened())
+            egress.load(table, sorted(self._opened))
         for name in facts.uplinks:
             if not links.forwards(name):
                 links.set_forwarding(name, on=True)

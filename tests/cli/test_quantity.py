@@ -66,3 +66,23 @@ def test_sizes() -> None:
         "1.5 KiB",
         "1.0 GiB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("200G", 200 << 30),
+        ("1.5T", 3 << 39),
+        ("512MiB", 512 << 20),
+        ("0.5k", 512),
+        ("7GB", 7 << 30),
+    ],
+)
+def test_sizes_are_read(text: str, expected: int) -> None:
+    assert quantity.parse_size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["200", "", "G", "-1G", "1e3G", "1.2345G", "1 G", "9999999999G"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size"):
+        quantity.parse_size(text)

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
 _FENCE = re.compile(r"^ {0,3}```")
-_RUNS_DBC = re.compile(r"(\$ )?(sudo (-E )?)?dbc |.*(\| |\$\()dbc ")
+_PROMPT = re.compile(r"(host|home)?\$ ")
+_RUNS_DBC = re.compile(r"((host|home)?\$ )?(sudo (-E )?)?dbc |.*(\| |\$\()dbc ")
 _SPAN = re.compile(r"`([^`\n]+)`")
 
 
@@ -57,7 +58,7 @@ def command_lines(page: Path) -> Iterator[Line]:
     """Every line of a block that runs `dbc`, and every `dbc …` in running text."""
     for number, text in _code(page):
         if _RUNS_DBC.match(text):
-            yield Line(page, number, text.removeprefix("$ "), is_in_text=False)
+            yield Line(page, number, _PROMPT.sub("", text, count=1), is_in_text=False)
     for number, text in _prose(page):
         for span in _SPAN.findall(text):
             if span.startswith("dbc "):
@@ -80,6 +81,13 @@ def commands(text: str) -> Iterator[list[str]]:
             command = []
         else:
             command.append("7" if word.startswith("$") else word)
+
+
+def session_lines(page: Path) -> Iterator[tuple[str, str]]:
+    """Every line that a page has somebody type, in order: at whose prompt (`host`, `home`), and what."""
+    for _, text in _code(page):
+        if (prompt := _PROMPT.match(text)) and prompt[1]:
+            yield prompt[1], text[prompt.end() :]
 
 
 def _prose(page: Path) -> Iterator[tuple[int, str]]:

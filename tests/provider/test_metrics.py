@@ -43,6 +43,12 @@ def scrape(port: int) -> tuple[str, dict[str, float]]:
     return text, samples
 
 
+def looked_at(agent) -> Snapshot:
+    """Its newest snapshot, and have it make another: by itself it looks every ten seconds."""
+    agent.book.hint()
+    return agent.snapshot
+
+
 async def test_a_scrape_shows_orders_units_bytes_and_lag(tmp_path: Path) -> None:
     import asyncio
 
@@ -52,8 +58,7 @@ async def test_a_scrape_shows_orders_units_bytes_and_lag(tmp_path: Path) -> None
             await eventually(lambda: 1 in home.chain.closings)
             _ = b"".join([piece.data async for piece in session.logs()])
             await eventually(lambda: home.agent.snapshot.orders.get("kept") == 1)
-            home.agent.book.hint()  # else the next look is up to ten seconds away
-            await eventually(lambda: home.agent.snapshot.tally.sent_bytes > 0)
+            await eventually(lambda: looked_at(home.agent).tally.sent_bytes > 0)
             text, found = await asyncio.to_thread(ask)
     assert found["deepbrain_orders{ended}"] == 1
     assert found["deepbrain_orders{kept}"] == 1
@@ -78,3 +83,14 @@ def test_a_port_that_is_taken_stops_no_machine(caplog: pytest.LogCaptureFixture)
         caplog.clear()
     with served("", Still()):
         assert not caplog.text
+
+
+def test_the_dashboard_asks_for_what_there_is() -> None:
+    path = Path(__file__).parents[2] / "docs" / "grafana.json"
+    asked = set(re.findall(r"deepbrain_\w+", path.read_text().replace("deepbrain-providers", "")))
+    still = Still()
+    still.snapshot = Snapshot(orders={"running": 1}, chain_read_at=1.0)
+    with scraped(still) as ask:
+        _, found = ask()
+    assert len(asked) > 8
+    assert asked <= {name.partition("{")[0] for name in found}

@@ -19,6 +19,8 @@ from typing import Final
 
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.machine import Place
+from deepbrain.client.keystore import decrypt
+from deepbrain.primitives.keys import Keypair
 from deepbrain.provider.record import replace_file
 
 UNIT_NAME: Final = "dbc-provider.service"
@@ -96,6 +98,15 @@ def expect_installed() -> Host:
     if host is None:
         raise UserError("no provider is installed on this host; run `dbc provider install`")
     return host
+
+
+def unlock_controller(host: Host) -> Keypair:
+    """Raises: UserError: its files cannot be read; InvalidKey."""
+    try:
+        password = host.password.read_text().strip()
+        return decrypt(host.controller.read_bytes(), password)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read; see `dbc provider install`") from error
 
 
 def has_systemd() -> bool:

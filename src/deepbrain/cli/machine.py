@@ -131,6 +131,11 @@ async def clear(place: Place, mode: str = "auto") -> None:
         await _prepare("clear", place, mode)
 
 
+def clear_now(place: Place) -> None:
+    """As `clear`, for who runs no event loop."""
+    asyncio.run(clear(place))
+
+
 async def _prepare(action: str, place: Place, mode: str, *more: str) -> bytes:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "deepbrain.cli.prepare", action, str(place.sandbox), *more),

@@ -41,8 +41,16 @@ PANELS: Final[dict[str, dict[str, Entry]]] = {
     "Provide": {
         "doctor": Entry("doctor", "doctor", "Check what this machine can do."),
         "join": Entry("provide", "join", "Offer this machine: bond, list, serve."),
-        "pause": Entry("provide", "pause", "Take no new orders (or, with --off, take them again)."),
-        "leave": Entry("provide", "leave", "Withdraw this machine and get its bond back."),
+        "pause": Entry("provide", "pause", "Take no new orders."),
+        "resume": Entry("provide", "resume", "Take new orders again."),
+        "drain": Entry(
+            "provide", "drain", "Take no new orders, and wait until those that run have ended."
+        ),
+        "earnings": Entry("provide", "earnings", "Show what a machine has earned."),
+        "leave": Entry(
+            "provide", "leave", "Withdraw this machine and get its bond back, with the stash's key."
+        ),
+        "provider": Entry("provider", "provider", "Have this host serve by itself."),
     },
     "Wallet": {
         "wallet": Entry("wallet", "wallet", "Make, list and use keys."),

@@ -13,12 +13,14 @@ from deepbrain.cli import quantity
 from deepbrain.cli.chain import Choices, block_on
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.home import home
-from deepbrain.cli.output import say
+from deepbrain.cli.output import emit, say
 from deepbrain.primitives.ids import AccountId, MachineId
 from deepbrain.primitives.keys import Keypair
-from deepbrain.primitives.units import MicroUsd
+from deepbrain.primitives.units import MicroUsd, Seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from deepbrain.cli.keys import Chosen
     from deepbrain.cli.machine import Listing, Owners, Place
     from deepbrain.client import Client
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT: Final = 4001
 SERVE_SECONDS: Final = 60.0
 _DATA = click.option("--data", type=click.Path(path_type=Path),
-                     help="The machine's directory (default: ~/.dbc/machine).")  # fmt: skip
+                     help="The machine's directory (default: the installed provider's, else ~/.dbc/machine).")  # fmt: skip
 _MACHINE = click.option("--machine", metavar="ID", help="Another machine of yours, by its id.")
 
 
@@ -110,18 +112,58 @@ def join(
 
 
 @click.command()
-@click.option("--off", is_flag=True, help="Take new orders again.")
 @_DATA
 @_MACHINE
-def pause(off: bool, data: Path | None, machine: str | None) -> None:
-    """Take no new orders (or, with --off, take them again).
+def pause(data: Path | None, machine: str | None) -> None:
+    """Take no new orders.
 
-    Orders that run go on.
+    Orders that run go on. `dbc resume` takes new ones again.
     """
-    choices = Choices.current()
-    chosen = choices.chosen()
-    found = block_on(_pause(choices, chosen, data, machine, off=off))
-    say(f"machine {found.hex()[:12]} {'takes new orders again' if off else 'is paused'}")
+    found = block_on(_edit(Choices.current(), data, machine, paused=True))
+    say(f"machine {found.hex()[:12]} is paused")
+
+
+@click.command()
+@_DATA
+@_MACHINE
+def resume(data: Path | None, machine: str | None) -> None:
+    """Take new orders again."""
+    found = block_on(_edit(Choices.current(), data, machine, paused=False))
+    say(f"machine {found.hex()[:12]} takes new orders again")
+
+
+@click.command()
+@_DATA
+@_MACHINE
+@click.option("--until", type=quantity.SPAN, metavar="SPAN",
+              help="Wait so long at most, such as 2h; ends with 1 when orders still run then.")  # fmt: skip
+def drain(until: Seconds | None, data: Path | None, machine: str | None) -> None:
+    """Take no new orders, and wait until those that run have ended.
+
+    Then the machine may be switched off. Nobody's job is ended; Ctrl-C stops waiting, and the
+    machine stays paused.
+    """
+    from deepbrain.cli.drain import wait_drained
+
+    block_on(wait_drained(Choices.current(), data, machine, until))
+
+
+@click.command()
+@_DATA
+@_MACHINE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; amounts in planck.")
+def earnings(as_json: bool, data: Path | None, machine: str | None) -> None:
+    """Show what a machine has earned.
+
+    From the chain: what all its orders came to, those of the last day, and those that run.
+    """
+    from deepbrain.cli.earned import read_earned, show_earned
+
+    earned = block_on(read_earned(Choices.current(), data, machine))
+    if as_json:
+        emit(earned.to_json())
+    else:
+        show_earned(earned)
 
 
 @click.command()
@@ -130,9 +172,9 @@ def pause(off: bool, data: Path | None, machine: str | None) -> None:
 @click.option("--clear", is_flag=True, help="Also remove what is kept of its last orders.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def leave(data: Path | None, machine: str | None, clear: bool, yes: bool) -> None:
-    """Withdraw this machine and get its bond back.
+    """Withdraw this machine and get its bond back, with the stash's key.
 
-    Only while nothing runs on it: `dbc pause`, and wait. What is kept of the last orders, so that
+    Only while nothing runs on it: `dbc drain` first. What is kept of the last orders, so that
     their renters can fetch it, stays in the machine's directory; --clear removes it.
     """
     choices = Choices.current()
@@ -144,7 +186,9 @@ def leave(data: Path | None, machine: str | None, clear: bool, yes: bool) -> Non
     found, bond = block_on(_leave(choices, chosen, data, machine))
     say(f"machine {found.hex()[:12]} has left; {quantity.dbc(bond)} of bond are back")
     if clear:
-        block_on(_clear(_place(data)))
+        from deepbrain.cli.machine import Place
+
+        block_on(_clear(Place.chosen(data)))
 
 
 def _place(data: Path | None) -> "Place":
@@ -321,14 +365,15 @@ async def _clear(place: "Place") -> None:
     say(f"nothing of its orders is left in {place.sandbox}")
 
 
-async def _which(client: "Client", data: Path | None, machine: str | None) -> MachineId:
+async def machine_named(client: "Client", data: Path | None, machine: str | None) -> MachineId:
     """The machine named, else this one. Raises: UserError."""
+    from deepbrain.cli.machine import Place
     from deepbrain.cli.market import read_market
     from deepbrain.provider.identity import load_or_make_key
 
     if machine is not None:
         return (await read_market(client)).expect(machine).id
-    place = _place(data)
+    place = Place.chosen(data)
     if not (place.agent / "machine.key").exists():
         raise UserError(
             f"there is no machine in {place.sandbox}; name one with --machine or --data"
@@ -336,15 +381,46 @@ async def _which(client: "Client", data: Path | None, machine: str | None) -> Ma
     return MachineId(load_or_make_key(place.agent).public)
 
 
-async def _pause(
-    choices: Choices, chosen: "Chosen", data: Path | None, machine: str | None, *, off: bool
-) -> MachineId:
+def choices_here(choices: Choices, data: Path | None) -> Choices:
+    """With the node that the machine's own agent asks, where none is named."""
+    from deepbrain.cli.machine import Place
+    from deepbrain.provider.identity import AgentError
+
+    if choices.node is not None:
+        return choices
+    try:
+        return Choices(Place.chosen(data).load().chain, choices.key)
+    except AgentError:
+        return choices
+
+
+def signer(choices: Choices) -> "Callable[[], Keypair]":
+    """Who serves: the key that is named, else the installed provider's controller.
+
+    Raises: UserError: there is none.
+    """
+    from deepbrain.cli.host import installed, unlock_controller
+
+    host = installed() if choices.key is None else None
+    return choices.chosen().unlock if host is None else lambda: unlock_controller(host)
+
+
+async def edit_pause(
+    client: "Client", found: MachineId, unlock: "Callable[[], Keypair]", *, paused: bool
+) -> None:
     from deepbrain.pallets.machines import Machines
 
-    async with choices.client() as client:
-        found = await _which(client, data, machine)
-        call = (Machines.resume if off else Machines.pause).make(machine=found)
-        await client.submit(call, chosen.unlock())
+    call = (Machines.pause if paused else Machines.resume).make(machine=found)
+    await client.submit(call, unlock())
+
+
+async def _edit(
+    choices: Choices, data: Path | None, machine: str | None, *, paused: bool
+) -> MachineId:
+    unlock = signer(choices)
+    async with choices_here(choices, data).client() as client:
+        found = await machine_named(client, data, machine)
+        await edit_pause(client, found, unlock, paused=paused)
     return found
 
 
@@ -353,7 +429,7 @@ async def _leave(
 ) -> tuple[MachineId, int]:
     from deepbrain.pallets.machines import Machines, MachineUnbonded
 
-    async with choices.client() as client:
-        found = await _which(client, data, machine)
+    async with choices_here(choices, data).client() as client:
+        found = await machine_named(client, data, machine)
         receipt = await client.submit(Machines.unbond.make(machine=found), chosen.unlock())
         return found, int(receipt.one(MachineUnbonded).bond)

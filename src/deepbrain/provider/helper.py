@@ -190,7 +190,8 @@ def _note(request: Request, outcome: str, level: int = logging.INFO) -> None:
     """A line for what was done to an order or an image; for what is asked all the time, none."""
     if level == logging.INFO and isinstance(request, _UNNOTED):
         return
-    order = getattr(request, "order", None)
+    order = request.spec.order if isinstance(request, messages.Prepare) else None
+    order = getattr(request, "order", order)
     about = "" if order is None else f"order {int(order)}: "
     log.log(level, "%s%s", about, outcome, extra={"event": type(request).__name__})
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from deepbrain.sandbox.cgroups import SENTRY_MEMORY, Cgroups, Limits
+from deepbrain.sandbox import cgroups as cgroups_module
+from deepbrain.sandbox.cgroup2 import Place
+from deepbrain.sandbox.cgroups import SENTRY_MEMORY, Limits, Version1, Version2, find_cgroups
 from deepbrain.sandbox.sandbox import SandboxError
 
 LIMITS = Limits.for_tenant(256 << 20, 1500, 64)
@@ -13,7 +15,14 @@ LIMITS = Limits.for_tenant(256 << 20, 1500, 64)
 @pytest.fixture
 def version_2(tmp_path: Path) -> Path:
     (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    (tmp_path / "deepbrain").mkdir()
+    for group in (tmp_path, tmp_path / "deepbrain"):
+        (group / "cgroup.subtree_control").write_text("")
     return tmp_path
+
+
+def in_version_2(root: Path) -> Version2:
+    return Version2(root, Place("/deepbrain"))
 
 
 @pytest.fixture
@@ -32,12 +41,13 @@ def test_what_a_tenant_gets() -> None:
 
 
 def test_version_2(version_2: Path) -> None:
-    cgroups = Cgroups(version_2)
+    cgroups = in_version_2(version_2)
     group = version_2 / "deepbrain" / "t"
     group.mkdir(parents=True)
     (group / "memory.swap.max").write_text("max")
     cgroups.make("t", LIMITS)
     assert (version_2 / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+    assert (group.parent / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
     assert (group / "memory.max").read_text() == str(LIMITS.memory_bytes)
     assert (group / "memory.swap.max").read_text() == "0"
     assert (group / "cpu.max").read_text() == "150000 100000"
@@ -47,12 +57,12 @@ def test_version_2(version_2: Path) -> None:
 
 
 def test_version_2_without_swap(version_2: Path) -> None:
-    Cgroups(version_2).make("t", LIMITS)
+    in_version_2(version_2).make("t", LIMITS)
     assert not (version_2 / "deepbrain/t/memory.swap.max").exists()
 
 
 def test_version_1(version_1: Path) -> None:
-    cgroups = Cgroups(version_1)
+    cgroups = Version1(version_1)
     cgroups.make("t", LIMITS)
     memory = version_1 / "memory/deepbrain/t"
     assert (memory / "memory.limit_in_bytes").read_text() == str(LIMITS.memory_bytes)
@@ -67,18 +77,18 @@ def test_a_limit_that_reads_back_another_is_refused(version_2: Path, name: str) 
     group.mkdir(parents=True)
     (group / name).symlink_to("/dev/null")
     with pytest.raises(SandboxError, match=f"{name} reads back"):
-        Cgroups(version_2).make("t", LIMITS)
+        in_version_2(version_2).make("t", LIMITS)
 
 
 def test_a_missing_controller_is_named(version_1: Path) -> None:
     (version_1 / "pids").rmdir()
-    assert Cgroups(version_1).missing() == ["pids"]
+    assert Version1(version_1).missing() == ["pids"]
     with pytest.raises(SandboxError, match="pids"):
-        Cgroups(version_1).make("t", LIMITS)
+        Version1(version_1).make("t", LIMITS)
 
 
 def test_who_is_in_it(version_1: Path) -> None:
-    cgroups = Cgroups(version_1)
+    cgroups = Version1(version_1)
     cgroups.make("t", LIMITS)
     for controller, pids in (("memory", "11\n12\n"), ("cpu", "12\n"), ("pids", "")):
         (version_1 / controller / "deepbrain/t/cgroup.procs").write_text(pids)
@@ -86,3 +96,26 @@ def test_who_is_in_it(version_1: Path) -> None:
     assert not cgroups.holds_all("t")
     (version_1 / "pids/deepbrain/t/cgroup.procs").write_text("12\n")
     assert cgroups.holds_all("t")
+
+
+def test_which_version_is_found_by_looking(version_1: Path, tmp_path_factory) -> None:
+    assert find_cgroups(version_1).version == 1
+    (version_1 / "cgroup.controllers").write_text("cpu\n")
+    assert find_cgroups(version_1).version == 2
+    nothing = tmp_path_factory.mktemp("nothing")
+    with pytest.raises(SandboxError, match="no cgroup controller for memory, cpu, pids"):
+        find_cgroups(nothing).make("t", LIMITS)
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_swap_that_cannot_be_limited_is_refused(
+    version_1: Path, swaps: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = tmp_path / "swaps"
+    table.write_text("Filename Type Size\n" + ("/dev/vdb partition 1\n" if swaps else ""))
+    monkeypatch.setattr(cgroups_module, "_SWAPS", table)
+    if swaps:
+        with pytest.raises(SandboxError, match="turn swap off"):
+            Version1(version_1).make("t", LIMITS)
+    else:
+        Version1(version_1).make("t", LIMITS)

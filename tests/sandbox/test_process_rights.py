@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from deepbrain.sandbox.canary import make_data_directory
 from deepbrain.sandbox.directory import TenantDirectory
 from deepbrain.sandbox.host import Host, make_empty_rootfs
-from deepbrain.sandbox.modes import Programs, make_data_directory
+from deepbrain.sandbox.modes import Programs
 from deepbrain.sandbox.process import ProcessEngine
 from deepbrain.sandbox.sandbox import Mode, ModeReport, TenantSpec
 

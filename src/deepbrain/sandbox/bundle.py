@@ -6,9 +6,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
+from deepbrain.sandbox.devices import Given
 from deepbrain.sandbox.sandbox import TOOL, WORKSPACE, TenantSpec, User
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NO_DEVICES: Final = Given()
 INIT_TASKS: Final = 32
 """Threads of init and of sessions' leashes, on top of the tenant's own processes."""
 
@@ -40,13 +42,16 @@ class Quotas:
 
 
 def environment(spec: TenantSpec) -> list[str]:
-    """The job's environment: defaults, then the tenant's (which holds the image's already)."""
+    """The job's environment: defaults, then the tenant's (which holds the image's already).
+
+    What these say of NVIDIA's devices is left out: which a tenant gets is not theirs to say.
+    """
     home = (spec.user or User()).home or WORKSPACE
     merged = {"PATH": DEFAULT_PATH, "HOME": home, "LANG": "C.UTF-8"}
     threads = str(max(spec.cpu_milli // 1000, 1))
     # Two threads on one rented core are slower than one: libraries ask the machine, not the quota.
     merged |= {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    merged |= dict(spec.env)
+    merged |= {key: value for key, value in spec.env if not key.startswith("NVIDIA_")}
     return [f"{key}={value}" for key, value in merged.items()]
 
 
@@ -94,6 +99,7 @@ def config(
     volume_readonly: bool = False,
     cgroup: str = "",
     names: Path | None = None,
+    devices: Given = NO_DEVICES,
 ) -> dict[str, Any]:
     """A bundle's `config.json`.
 
@@ -111,6 +117,7 @@ def config(
     ]
     if volume is not None:
         mounts.append(_bind(WORKSPACE, volume, "ro" if volume_readonly else "rw"))
+    mounts += [_bind(mount.path, Path(mount.host_path), "ro") for mount in devices.mounts]
     network = {"type": "network"}
     if names is not None:
         mounts += [_bind(f"/etc/{name}", names / name, "ro") for name in etc_files(spec, ())]
@@ -119,6 +126,8 @@ def config(
     linux: dict[str, Any] = {"namespaces": [*({"type": kind} for kind in kinds), network]}
     if cgroup:
         linux["cgroupsPath"] = cgroup
+    if devices.nodes:
+        linux["devices"] = list(devices.nodes)
     return {
         "ociVersion": "1.0.2",
         "hostname": f"order-{spec.order}",
@@ -154,6 +163,7 @@ def runsc_command(
     overlay: Path | None = None,
     layer: int = 0,
     network: str = "none",
+    nvidia: bool = False,
 ) -> list[str]:
     """`runsc` with its global flags.
 
@@ -163,6 +173,8 @@ def runsc_command(
     command = [str(runsc), "--root", str(state), f"--network={network}"]
     if rootless:
         command += ["--rootless", "--ignore-cgroups"]
+    if nvidia:
+        command.append("--nvproxy")
     if overlay is not None:
         command.append(f"--overlay2=root:dir={overlay},size={layer}")
     return command

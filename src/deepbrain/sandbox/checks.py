@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepbrain.sandbox.cgroups import Cgroups
+from deepbrain.sandbox.cgroups import find_cgroups
 from deepbrain.sandbox.modes import Programs
 from deepbrain.sandbox.network import offered
 from deepbrain.sandbox.sandbox import Mode, ModeReport, Network, SandboxError
@@ -76,10 +76,18 @@ def _disk(data: Path) -> Finding:
 
 def _cgroups() -> Finding:
     hint = "boot with cgroup v2, or mount the memory, cpu and pids controllers"
-    missing = Cgroups().missing()
-    if missing:
+    cgroups = find_cgroups()
+    if missing := cgroups.missing():
         return Finding("cgroups", ok=False, detail=f"without {', '.join(missing)}", hint=hint)
-    return Finding("cgroups", ok=True, detail=f"version {Cgroups().version}: memory, cpu, pids")
+    try:
+        place = cgroups.path("<order>")
+    except SandboxError as error:
+        return Finding(
+            "cgroups", ok=False, detail=str(error), hint="see docs/guide/provider.md, Limits"
+        )
+    return Finding(
+        "cgroups", ok=True, detail=f"version {cgroups.version}: memory, cpu, pids at {place}"
+    )
 
 
 def _volumes() -> list[Finding]:

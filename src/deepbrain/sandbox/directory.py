@@ -50,6 +50,16 @@ class TenantDirectory:
         return self.path / "overlay"
 
     @property
+    def layered(self) -> Path:
+        """The image, with mount points for devices made in a layer of the tenant's own."""
+        return self.path / "rootfs"
+
+    @property
+    def layered_files(self) -> Path:
+        """What that layer holds."""
+        return self.path / "layer"
+
+    @property
     def state_root(self) -> Path:
         """`runsc --root`."""
         return self.path / "runsc"
@@ -176,6 +186,7 @@ def spec_from_json(found: dict[str, Any]) -> TenantSpec:
             **found,
             "argv": tuple(found["argv"]),
             "env": tuple((key, value) for key, value in found["env"]),
+            "devices": tuple(found.get("devices", ())),
             "mode": Mode(found["mode"]) if found["mode"] else None,
             # A tenant made by a former version has none.
             "network": Network(found.get("network", Network.NONE.value)),

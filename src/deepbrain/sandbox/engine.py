@@ -42,6 +42,10 @@ class Engine(Protocol):
         """Call `start`, which starts the keeper, where the tenant's network is."""
         ...
 
+    def members(self, tenant: TenantDirectory) -> set[int]:
+        """The host's processes of a running tenant, where something bounds them together."""
+        ...
+
     def verify(self, tenant: TenantDirectory) -> None:
         """Check on the running tenant what can only be checked there."""
         ...

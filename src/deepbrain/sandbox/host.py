@@ -7,6 +7,7 @@ number or digest only.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import re
@@ -25,7 +26,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from deepbrain.sandbox.bundle import environment
+from deepbrain.sandbox.cdi import NAME as DEVICE_NAME
 from deepbrain.sandbox.cgroups import kill_all
+from deepbrain.sandbox.devices import MAX_DEVICES
 from deepbrain.sandbox.directory import TenantDirectory, tenant_directories
 from deepbrain.sandbox.engine import Command, Engine
 from deepbrain.sandbox.images import MOUNT_DIRECTORIES, MOUNT_FILES
@@ -33,6 +36,7 @@ from deepbrain.sandbox.sandbox import (
     TOOL,
     ExitReason,
     ImageError,
+    Mode,
     ModeReport,
     Network,
     NoSuchTenant,
@@ -123,6 +127,7 @@ class Host:
         self._owner = owner
         self._tool = tool
         self._locks: dict[int, threading.Lock] = {}
+        self._giving = threading.Lock()
         self._guard = threading.Lock()
 
     def _lock(self, order: int) -> threading.Lock:
@@ -184,11 +189,13 @@ class Host:
         if not (self._image("images", spec.image) / "rootfs").is_dir():
             raise ImageError(f"the image {spec.image[:12]} is not on this machine")
         tenant = TenantDirectory(self.data / "tenants" / str(spec.order))
-        with self._lock(spec.order):
+        giving = self._giving if spec.devices else contextlib.nullcontext()
+        with self._lock(spec.order), giving:
             if tenant.exists():
                 if tenant.spec() != spec or tenant.state().phase is not Phase.PREPARED:
                     raise SandboxError(f"order {spec.order} has another tenant already")
                 return
+            self._ensure_free(spec)
             self._make_directory(tenant)
             try:
                 self._engine.prepare(tenant, spec)
@@ -196,6 +203,17 @@ class Host:
             except (SandboxError, OSError) as error:
                 self._remove(tenant)
                 raise SandboxError(str(error)) from error
+
+    def _ensure_free(self, spec: TenantSpec) -> None:
+        """Whoever holds a device is written in the tenants' own records, until they have ended."""
+        if spec.devices and self.report.mode is not Mode.GVISOR:
+            raise SandboxError("devices are given to tenants only where gVisor runs as root")
+        wanted = set(spec.devices)
+        for other in tenant_directories(self.data / "tenants") if wanted else ():
+            if not other.exists() or not wanted.intersection(other.spec().devices):
+                continue
+            if other.state().phase in (Phase.PREPARED, Phase.RUNNING):
+                raise SandboxError(f"a device is still held by order {other.order}")
 
     def _make_directory(self, tenant: TenantDirectory) -> None:
         if tenant.path.exists():  # a crash came between
@@ -326,6 +344,8 @@ class Host:
         with self._lock(order):
             if tenant.state().phase is Phase.RUNNING:
                 raise SandboxError(f"order {order} is running")
+            if (spec := tenant.spec()).devices and tenant.state().phase is Phase.PREPARED:
+                tenant.write_spec(replace(spec, devices=()))  # it will never run: they are free
             self._engine.release(tenant)
 
     def destroy(self, order: int) -> None:
@@ -424,6 +444,11 @@ def check_spec(spec: TenantSpec) -> None:
         "pids": (spec.pids, 8, 1 << 20),
         "log": (spec.log_bytes, 64 << 10, 1 << 40),
     }
+    devices = set(spec.devices)
+    if len(devices) > MAX_DEVICES or len(devices) < len(spec.devices):
+        raise SandboxError(f"a tenant has at most {MAX_DEVICES} devices, each once")
+    if any(not DEVICE_NAME.fullmatch(name) for name in devices):
+        raise SandboxError("a device is named vendor/class=name")
     for name, (value, least, most) in bounds.items():
         if not least <= value <= most:
             raise SandboxError(f"the tenant's {name} is {value}; allowed is {least} to {most}")

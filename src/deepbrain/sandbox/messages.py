@@ -65,6 +65,7 @@ class Spec(Struct):
     log_bytes: U64
     network: Network
     end_at: U64 | None
+    devices: Annotated[tuple[Annotated[str, MaxLen(256)], ...], MaxLen(64)]
 
 
 class Request(TaggedUnion):
@@ -187,6 +188,7 @@ def spec_to_wire(spec: TenantSpec) -> Spec:
         log_bytes=U64(spec.log_bytes),
         network=Network[spec.network.name],
         end_at=None if spec.end_at is None else U64(max(spec.end_at, 0)),
+        devices=spec.devices,
     )
 
 
@@ -205,6 +207,7 @@ def spec_from_wire(spec: Spec, mode: Mode) -> TenantSpec:
         log_bytes=int(spec.log_bytes),
         network=sandbox.Network[spec.network.name],
         end_at=None if spec.end_at is None else int(spec.end_at),
+        devices=spec.devices,
         mode=mode,
     )
 

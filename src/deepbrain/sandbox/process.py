@@ -137,6 +137,9 @@ class ProcessEngine:
     def launch(self, tenant: TenantDirectory, spec: TenantSpec, start: Callable[[], None]) -> None:
         start()
 
+    def members(self, tenant: TenantDirectory) -> set[int]:
+        return set(processes_marked(f"{_MARK}={tenant.path}".encode()))
+
     def verify(self, tenant: TenantDirectory) -> None:
         """The limits are rlimits of the process that became the job: there is no other state."""
 

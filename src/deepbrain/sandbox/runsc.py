@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepbrain.sandbox import bundle
-from deepbrain.sandbox.bundle import Quotas
-from deepbrain.sandbox.cgroups import Cgroups, Limits, kill_all
+from deepbrain.sandbox import bundle, devices, nvidia
+from deepbrain.sandbox.bundle import NO_DEVICES, Quotas
+from deepbrain.sandbox.cgroups import Cgroups, Limits, find_cgroups, kill_all
+from deepbrain.sandbox.devices import Given
 from deepbrain.sandbox.directory import TenantDirectory
 from deepbrain.sandbox.engine import Command
 from deepbrain.sandbox.network import TenantNetwork
@@ -18,6 +19,7 @@ from deepbrain.sandbox.sandbox import TOOL, Network, SandboxError, TenantSpec
 from deepbrain.sandbox.volumes import (
     ensure_space,
     make_volume,
+    mount_layer,
     mount_volume,
     mounts_below,
     shrink_volume,
@@ -45,17 +47,25 @@ class RunscEngine:
         empty_rootfs: Path,
         owner: tuple[int, int],
         cgroups: Cgroups | None = None,
+        resolve: Callable[[Sequence[str]], Given] = devices.given,
     ) -> None:
+        """`resolve` says what devices, by their full names, bring into a sandbox."""
         self._runsc = runsc
         self._tool = tool
         self._rootless = rootless
         self._empty = empty_rootfs
         self._owner = owner
-        self._cgroups = cgroups or Cgroups()
+        self._cgroups = cgroups or find_cgroups()
+        self._resolve = resolve
         self._network: TenantNetwork | None = None
 
     def _command(
-        self, tenant: TenantDirectory, layer: int = 0, network: Network = Network.NONE
+        self,
+        tenant: TenantDirectory,
+        layer: int = 0,
+        network: Network = Network.NONE,
+        *,
+        nvidia: bool = False,
     ) -> list[str]:
         return bundle.runsc_command(
             self._runsc,
@@ -64,6 +74,7 @@ class RunscEngine:
             overlay=tenant.overlay if layer else None,
             layer=layer,
             network="none" if network is Network.NONE else "sandbox",
+            nvidia=nvidia,
         )
 
     def try_network(self) -> tuple[Network, str]:
@@ -95,17 +106,19 @@ class RunscEngine:
 
     def run_plan(self, tenant: TenantDirectory, spec: TenantSpec, rootfs: Path) -> dict[str, Any]:
         quotas = Quotas.of(spec.disk_bytes)
-        command = self._command(tenant, quotas.layer, spec.network)
+        given = self._give_devices(tenant, spec)
+        command = self._command(tenant, quotas.layer, spec.network, nvidia=given.is_nvidia)
         self._make_limits(tenant, spec)
         config = bundle.config(
             spec,
             argv=[TOOL, "init", *bundle.init_flags(spec), "--", *spec.argv],
-            env=bundle.environment(spec),
-            rootfs=rootfs,
+            env=devices.environment(bundle.environment(spec), given),
+            rootfs=_layered(tenant, rootfs) if given.mounts else rootfs,
             tool=self._tool,
             volume=tenant.volume,
             cgroup=self._cgroup(tenant),
             names=self._write_names(tenant, spec),
+            devices=given,
         )
         _write_private(tenant.bundle / "config.json", json.dumps(config))
         run = ["run", *INIT_FDS, "--bundle", str(tenant.bundle), tenant.container]
@@ -139,6 +152,16 @@ class RunscEngine:
         else:
             self._expect_network().attach(_link_alias(tenant), start)
 
+    def _give_devices(self, tenant: TenantDirectory, spec: TenantSpec) -> Given:
+        """Resolve the tenant's devices, and remember what its sessions need of them."""
+        if not spec.devices:
+            return NO_DEVICES
+        given = self._resolve(spec.devices)
+        if given.is_nvidia and (problem := nvidia.driver_problem(self._runsc)):
+            raise SandboxError(problem)
+        tenant.write_record("devices.json", {"env": given.env, "libraries": given.libraries})
+        return given
+
     def _make_limits(self, tenant: TenantDirectory, spec: TenantSpec) -> None:
         if self._rootless:
             return
@@ -153,6 +176,11 @@ class RunscEngine:
 
     def _cgroup(self, tenant: TenantDirectory) -> str:
         return "" if self._rootless else self._cgroups.path(tenant.container)
+
+    def members(self, tenant: TenantDirectory) -> set[int]:
+        if self._rootless:
+            return set(processes_naming(str(tenant.state_root)))
+        return self._cgroups.members(tenant.container)
 
     def verify(self, tenant: TenantDirectory) -> None:
         deadline = time.monotonic() + VERIFY_SECONDS
@@ -175,7 +203,8 @@ class RunscEngine:
     ) -> Command:
         # What brings files out reads all of them: the tenant is its renter's, whoever the job runs as.
         user = None if tuple(argv[3:5]) == (TOOL, "tar-out") else spec.user
-        process = bundle.process(spec, argv, env, cwd or spec.workdir, user) | {"terminal": tty}
+        words = devices.environment(env, _remembered(tenant)) if spec.devices else env
+        process = bundle.process(spec, argv, words, cwd or spec.workdir, user) | {"terminal": tty}
         path = tenant.path / f"exec-{time.monotonic_ns()}.json"  # not argv: others can read that
         _write_private(path, json.dumps(process))
         command = self._command(tenant)
@@ -220,6 +249,7 @@ class RunscEngine:
             return
         self._detach(tenant)
         self._cgroups.remove(tenant.container)
+        unmount_below(tenant.layered)
         if "rw" in mounts_below(tenant.volume).get(tenant.volume, "").split(","):
             shrink_volume(tenant.volume_image, tenant.volume)
 
@@ -228,14 +258,31 @@ class RunscEngine:
             self._cgroups.remove(tenant.container)
         kill_until_gone(lambda: processes_naming(str(tenant.state_root)), tenant.order)
         self._detach(tenant)
-        where = tenant.state_root if keep_volume else tenant.path
-        if mounts_below(where):
-            unmount_below(where)
+        for where in (tenant.state_root, tenant.layered) if keep_volume else (tenant.path,):
+            if mounts_below(where):
+                unmount_below(where)
 
     def _detach(self, tenant: TenantDirectory) -> None:
         had_one = (tenant.bundle / "resolv.conf").exists()
         if self._network is not None and had_one:
             self._network.detach(_link_alias(tenant))
+
+
+def _layered(tenant: TenantDirectory, rootfs: Path) -> Path:
+    """The image with a layer of the tenant's own above it: gVisor makes missing mount points in what it
+    is given, and the image is shared.
+    """
+    for directory in (tenant.layered, tenant.layered_files):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    if tenant.layered not in mounts_below(tenant.layered):
+        mount_layer(rootfs, tenant.layered_files, tenant.layered)
+    return tenant.layered
+
+
+def _remembered(tenant: TenantDirectory) -> Given:
+    found = json.loads((tenant.path / "devices.json").read_bytes())
+    env = tuple((key, value) for key, value in found["env"])
+    return Given(env=env, libraries=tuple(found["libraries"]))
 
 
 def _link_alias(tenant: TenantDirectory) -> str:

@@ -137,7 +137,7 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantSpec:
-    """Everything that defines a tenant. There are no fields for mounts, devices or capabilities."""
+    """Everything that defines a tenant. There are no fields for mounts or capabilities."""
 
     order: int
     image: str
@@ -161,6 +161,9 @@ class TenantSpec:
     network: Network = Network.NONE
     end_at: int | None = None
     """Latest end in milliseconds of `time.monotonic()`; the keeper enforces it without the agent."""
+    devices: tuple[str, ...] = ()
+    """Devices by their full names (`nvidia.com/gpu=0`), chosen by the agent and nobody else. A tenant
+    holds them alone until it has ended."""
     mode: Mode | None = None
     """None: the sandbox's own mode. Another mode than the sandbox's is refused, never downgraded."""
 

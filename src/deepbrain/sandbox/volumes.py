@@ -79,6 +79,22 @@ def mount_volume(image: Path, target: Path) -> None:
         raise SandboxError("the volume's mount reads back without nosuid,nodev")
 
 
+def mount_layer(lower: Path, files: Path, target: Path) -> None:
+    """Mount the directory `lower` at `target` with what is changed there kept below `files`.
+
+    Raises: SandboxError: the kernel has no overlay file system, or a path holds a colon or a comma.
+    """
+    if any(character in f"{lower}{files}" for character in ":,\\"):
+        raise SandboxError(
+            f"{files} cannot be mounted: its path holds a colon, a comma or a backslash"
+        )
+    upper, work = files / "upper", files / "work"
+    for directory in (upper, work):
+        directory.mkdir(mode=0o755, exist_ok=True)
+    options = f"{_RIGHTS},lowerdir={lower},upperdir={upper},workdir={work}"
+    _run(find_program("mount"), "-t", "overlay", "-o", options, "overlay", str(target))
+
+
 def shrink_volume(image: Path, target: Path) -> None:
     """Give back the disk that a mounted volume holds and does not use; from then on it is read-only.
 

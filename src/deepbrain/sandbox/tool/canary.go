@@ -6,13 +6,29 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 )
 
-// canaryMain says what a process sees here: `canary [hog BYTES]`. The host compares it with itself. A
-// hog touches memory until it is stopped; one that survives says so.
+const spinners = 4
+
+// canaryMain says what a process sees here: `canary`. The host compares it with itself.
+// `canary hog BYTES` touches memory until it is stopped; one that survives says so.
+// `canary spin MS` burns all processors that it gets; `canary fork N` makes as many processes as it may.
 func canaryMain(args []string) int {
-	if len(args) == 2 && args[0] == "hog" {
-		return hog(args[1])
+	if len(args) == 2 {
+		amount, err := strconv.Atoi(args[1])
+		if err != nil {
+			return exitUsage
+		}
+		switch args[0] {
+		case "hog":
+			return hog(amount)
+		case "spin":
+			return spin(time.Duration(amount) * time.Millisecond)
+		case "fork":
+			return forkMany(amount)
+		}
+		return exitUsage
 	}
 	version, _ := os.ReadFile("/proc/version") // a process tenant may have no /proc
 	var names syscall.Utsname
@@ -25,11 +41,7 @@ func canaryMain(args []string) int {
 	return 0
 }
 
-func hog(size string) int {
-	wanted, err := strconv.Atoi(size)
-	if err != nil {
-		return exitUsage
-	}
+func hog(wanted int) int {
 	const step = 16 << 20
 	var held [][]byte
 	for taken := 0; taken < wanted; taken += step {
@@ -37,6 +49,40 @@ func hog(size string) int {
 		held = append(held, block)
 	}
 	fmt.Printf("survived=%d\n", len(held)*step)
+	return 0
+}
+
+func spin(long time.Duration) int {
+	end := time.Now().Add(long)
+	done := make(chan bool)
+	for i := 0; i < spinners; i++ {
+		go func() {
+			for time.Now().Before(end) {
+			}
+			done <- true
+		}()
+	}
+	for i := 0; i < spinners; i++ {
+		<-done
+	}
+	return 0
+}
+
+// forkMany leaves its children to whoever ends the tenant: they hold their places while it counts.
+func forkMany(wanted int) int {
+	made := 0
+	for ; made < wanted; made++ {
+		child, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+		if errno != 0 {
+			break
+		}
+		if child == 0 {
+			for { // nothing of Go's works in a forked thread: only wait
+				syscall.RawSyscall6(syscall.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+			}
+		}
+	}
+	fmt.Printf("forked=%d\n", made)
 	return 0
 }
 

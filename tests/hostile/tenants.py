@@ -146,7 +146,8 @@ class Arena:
 
 
 def memory_limit(spec: TenantSpec) -> int:
-    return spec.memory_bytes + SENTRY_MEMORY
+    """With what the kernel may count beyond it, in batches, before it looks."""
+    return spec.memory_bytes + SENTRY_MEMORY + MIB
 
 
 def _disk_below(directory: Path) -> int:

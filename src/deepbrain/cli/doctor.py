@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deepbrain.cli.machine import Place
     from deepbrain.client import Client
     from deepbrain.provider.identity import AgentConfig
+    from deepbrain.provider.inventory import Inventory
     from deepbrain.sandbox.checks import Finding
 
 _LEAST_MEMORY: Final = 2 << 30
@@ -100,13 +101,36 @@ def _machine(subject: Subject) -> "Iterator[Finding]":
         quantity.size(inventory.memory_bytes),
         "2 GiB are the least",
     )
-    models = ", ".join(gpu.model for gpu in inventory.gpus) or "none; cores are offered"
-    yield Finding("GPUs", ok=True, detail=models)
+    yield from _gpus(inventory, subject.config)
     yield Finding(
         "addresses",
         bool(addresses),
         ", ".join(addresses) or "only the loopback",
         "connect this machine to a network",
+    )
+
+
+def _gpus(inventory: "Inventory", config: "AgentConfig | None") -> "Iterator[Finding]":
+    """What stands between the GPUs of this machine and a tenant; nothing more where there are none."""
+    from deepbrain.sandbox.checks import Finding
+    from deepbrain.sandbox.gpu_checks import gpu_findings
+
+    models = ", ".join(gpu.model for gpu in inventory.gpus) or "none; cores are offered"
+    yield Finding("GPUs", not inventory.gpu_problem, inventory.gpu_problem or models, "see there")
+    if not inventory.gpus:
+        return
+    for gpu in inventory.gpus:
+        if gpu.unfit:
+            yield Finding(
+                f"GPU {gpu.uuid}", ok=False, detail=gpu.unfit, hint="do so, or keep it back"
+            )
+    yield from gpu_findings(inventory.driver)
+    offered = config.capacity.devices if config is not None else ()
+    yield Finding(
+        "GPUs offered",
+        len(offered) == len(inventory.gpus),
+        ", ".join(offered) or "none",
+        "run `dbc join` as root: it runs nvidia-smi inside the sandbox and says why one is not seen",
     )
 
 

@@ -33,6 +33,7 @@ from deepbrain.pallets.machines import (
 from deepbrain.primitives.ids import AccountId, MachineId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import U16, U32, MicroUsd
+from deepbrain.provider.gpus import SeenGpu
 from deepbrain.provider.identity import AgentConfig, AgentError, Capacity, load_config
 from deepbrain.provider.inventory import Inventory
 
@@ -95,6 +96,9 @@ class Ready:
     refused: tuple[tuple[str, str], ...]
     network: Network = Network.NONE
     no_network: str = ""
+    gpus: tuple[SeenGpu, ...] = ()
+    """Those that a sandbox has seen."""
+    no_gpus: tuple[str, ...] = ()
 
     @property
     def isolation(self) -> Isolation:
@@ -110,6 +114,7 @@ class Ready:
             yield f"isolation {mode} is not used: {reason}"
         if self.network is Network.NONE:
             yield f"tenants have no network: {self.no_network}"
+        yield from self.no_gpus
 
 
 async def make_ready(place: Place, mode: str, image: Path | None = None) -> Ready:
@@ -122,6 +127,8 @@ async def make_ready(place: Place, mode: str, image: Path | None = None) -> Read
         tuple((name, reason) for name, reason in found["refused"]),
         Network[found["network"].upper()],
         found["no_network"],
+        tuple(SeenGpu(**gpu) for gpu in found["gpus"]),
+        tuple(found["no_gpus"]),
     )
 
 
@@ -188,14 +195,14 @@ def passphrase_file(password: str | None) -> Iterator[dict[str, str]]:
         path.unlink(missing_ok=True)
 
 
-def hardware_of(inventory: Inventory, capacity: Capacity) -> Hardware:
-    """What the chain is told: a core is a unit. GPUs are listed once a sandbox has seen them."""
+def hardware_of(inventory: Inventory, capacity: Capacity, seen: Sequence[SeenGpu] = ()) -> Hardware:
+    """What the chain is told: a GPU that a sandbox has seen is a unit; where there is none, a core."""
     return Hardware(
-        gpu_model="",
-        gpus=U16(0),
-        gpu_memory_mib=U32(0),
+        gpu_model=seen[0].model if seen else "",
+        gpus=U16(len(seen)),
+        gpu_memory_mib=U32(seen[0].memory_mib if seen else 0),
         cpu_model=inventory.cpu_model[:64],
-        cpus=U16(capacity.units),
+        cpus=U16(inventory.cpus if seen else capacity.units),
         memory_mib=U32(capacity.memory_bytes // _MIB),
         disk_mib=U32(min(capacity.disk_bytes // _MIB, U32.MAX)),
     )

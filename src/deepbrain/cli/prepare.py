@@ -1,7 +1,7 @@
 """A provider's directory, while no agent works in it: `python -m deepbrain.cli.prepare ACTION DIR [IMAGE]`.
 
     ready   run the canaries, unpack the base image; print as JSON `{"mode", "refused", "image",
-            "network", "no_network"}`
+            "network", "no_network", "gpus", "no_gpus"}`
     clear   end every tenant and remove what is kept of it
 
 One sentence on standard error and exit code 1 where that fails. A process of its own, because whoever
@@ -14,13 +14,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from deepbrain.primitives.errors import DeepBrainError
+from deepbrain.provider.gpus import SeenGpu, see_gpus
 from deepbrain.sandbox import baseimage
+from deepbrain.sandbox.cdi import CdiError, read_registry
+from deepbrain.sandbox.devices import GPU
 from deepbrain.sandbox.network import offered
 from deepbrain.sandbox.open import open_sandbox
+from deepbrain.sandbox.sandbox import Sandbox
 
 BASE_IMAGE: Final = baseimage.NAME
 
@@ -32,6 +37,7 @@ async def prepare(directory: Path, archive: Path) -> dict[str, Any]:
         digest = await asyncio.to_thread(_digest_of, archive)
         image = await sandbox.import_image(archive, digest, BASE_IMAGE)
         network, no_network = await asyncio.to_thread(offered, sandbox.report)
+        gpus, no_gpus = await look_for_gpus(sandbox, image.digest)
     finally:
         await sandbox.close()
     return {
@@ -40,7 +46,23 @@ async def prepare(directory: Path, archive: Path) -> dict[str, Any]:
         "image": image.digest,
         "network": network.value,
         "no_network": no_network,
+        "gpus": [asdict(gpu) for gpu in gpus],
+        "no_gpus": no_gpus,
     }
+
+
+async def look_for_gpus(
+    sandbox: Sandbox, image: str
+) -> tuple[tuple[SeenGpu, ...], tuple[str, ...]]:
+    """The GPUs that a sandbox sees, and why others are not offered. Raises: SandboxError."""
+    try:
+        registry = await asyncio.to_thread(read_registry)
+    except CdiError as error:
+        return (), (str(error),)
+    devices = registry.names(GPU)
+    if devices and not sandbox.report.mode.serves_strangers:
+        return (), ("GPUs are offered only where gVisor runs as root",)
+    return await see_gpus(sandbox, image, devices)
 
 
 async def clear(directory: Path) -> None:

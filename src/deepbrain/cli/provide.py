@@ -222,14 +222,14 @@ async def _join(
     controller, password = _unlock(chosen)
     stash_key = None if stash_name is None else named(stash_name)
     inventory = take_inventory(place.sandbox)
-    capacity = inventory.capacity()
+    capacity = inventory.capacity(ready.gpus)
     try:
         addresses = dial_addresses(port, given)
     except ValueError as error:
         raise UserError(f"{error}; write --address 203.0.113.7 or 203.0.113.7:4001") from error
     listing = machine.Listing(
         load_or_make_key(place.agent),
-        machine.hardware_of(inventory, capacity),
+        machine.hardware_of(inventory, capacity, ready.gpus),
         ready.isolation,
         ready.network,
         price,

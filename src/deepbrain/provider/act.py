@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -69,6 +69,10 @@ OnPull = Callable[[int, int, int], None]
 """`(order, bytes done, bytes in all)`."""
 
 Step = Callable[[OrderFiles, OrderRecord], Awaitable[None]]
+
+
+class DevicesHeld(DeepBrainError):
+    """The GPUs of an order are not free yet; it is tried again."""
 
 
 class CannotRun(DeepBrainError):
@@ -195,6 +199,7 @@ class Actor:
     async def _prepare(self, files: OrderFiles, record: OrderRecord) -> None:
         manifest = _expect_manifest(files)
         await self._import_image(files, manifest)
+        record = await self._with_devices(files, record)
         spec = tenant_spec(record, manifest, self.capacity)
         if await self._has_other_spec(spec):
             await self.sandbox.destroy(record.order)
@@ -204,6 +209,35 @@ class Actor:
             await asyncio.to_thread(_empty, volume)
             await _unpack(files, manifest, volume, volume_bytes(spec))
             files.save(replace(files.record(), unpacked=True))
+
+    async def _with_devices(self, files: OrderFiles, record: OrderRecord) -> OrderRecord:
+        """Give the order its GPUs, on disk before anything is made of them.
+
+        Raises: DevicesHeld: an order that is ending has them still; CannotRun: there are too few.
+        """
+        number = record.units if self.capacity.devices else 0
+        if len(record.devices) == number:
+            return record
+        phases = {state.order: state.phase for state in await self.sandbox.list()}
+        # From here to the writing nothing else runs: two orders never choose from the same rest.
+        free = [name for name in self.capacity.devices if name not in self._held(phases)]
+        if number > len(self.capacity.devices):
+            raise CannotRun("the machine has not so many GPUs any more")
+        if number > len(free):
+            raise DevicesHeld("its GPUs are held by an order that is ending")
+        record = replace(record, devices=tuple(free[:number]))
+        files.save(record)
+        return record
+
+    def _held(self, phases: Mapping[int, Phase]) -> set[str]:
+        held: set[str] = set()
+        for files in self.records.all():
+            with contextlib.suppress(RecordDamaged):
+                record = files.record()
+                over = record.failure or record.kept_until is not None
+                if not over and phases.get(record.order) not in (Phase.EXITED, Phase.LOST):
+                    held.update(record.devices)
+        return held
 
     async def _has_other_spec(self, spec: TenantSpec) -> bool:
         """Whether a tenant was prepared before a reboot moved its latest end."""
@@ -292,6 +326,7 @@ def tenant_spec(record: OrderRecord, manifest: Manifest, capacity: Capacity) -> 
         log_bytes=_share(capacity.log_bytes, record, capacity),
         network=Network[manifest.network.name],
         end_at=record.latest_end,
+        devices=record.devices,
     )
 
 

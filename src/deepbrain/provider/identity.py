@@ -23,7 +23,10 @@ class AgentError(DeepBrainError):
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the whole machine gives to tenants; an order of k of n units gets k/n of each."""
+    """What the whole machine gives to tenants; an order of k of n units gets k/n of each.
+
+    Where there are devices, a unit is one of them, and an order gets k whole ones.
+    """
 
     units: int
     cpu_milli: int
@@ -31,6 +34,8 @@ class Capacity:
     disk_bytes: int
     pids: int = 4096
     log_bytes: int = 256 << 20
+    devices: tuple[str, ...] = ()
+    """GPUs that a sandbox has seen, by the names under which tenants are given them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +145,7 @@ def load_config(directory: Path) -> AgentConfig:
             raise AgentError(newer(path, min(unknown)))
         genesis, stash = fields.pop("genesis"), fields.pop("stash", None)
         return AgentConfig(
-            capacity=Capacity(**fields.pop("capacity")),
+            capacity=_capacity_of(fields.pop("capacity")),
             own=frozenset(AccountId.from_hex(account) for account in fields.pop("own")),
             addresses=tuple(fields.pop("addresses")),
             genesis=None if genesis is None else Hash.from_hex(genesis),
@@ -151,6 +156,10 @@ def load_config(directory: Path) -> AgentConfig:
         raise AgentError(f"{path} does not exist; run `dbc join` first") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, DecodeError) as error:
         raise AgentError(f"{path} is damaged; run `dbc join` again to write it anew") from error
+
+
+def _capacity_of(fields: dict[str, Any]) -> Capacity:
+    return Capacity(**{**fields, "devices": tuple(fields.get("devices", ()))})
 
 
 def controller_account(config: AgentConfig) -> AccountId:

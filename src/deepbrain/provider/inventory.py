@@ -1,7 +1,7 @@
 """What a machine has, and where it can be dialled: what `dbc join` declares and checks.
 
-GPUs are found, and not yet offered: a machine lists none until its canary has seen them inside the
-sandbox. Until then its units are its cores.
+GPUs that the driver names are found, and not yet offered: a machine lists none until its canary has seen
+them inside the sandbox (`gpus.py`). Without any its units are its cores.
 """
 
 import fcntl
@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import struct
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Final
 from deepbrain.net.endpoint import IrohEndpoint
 from deepbrain.net.errors import Unreachable
 from deepbrain.net.transport import TransportKey
+from deepbrain.provider.gpus import Gpu, GpuDriver, GpuError, Nvml, SeenGpu
 from deepbrain.provider.identity import Capacity
 
 MIB: Final = 1 << 20
@@ -33,12 +33,6 @@ _IPV6_UNUSABLE: Final = 0x20 | 0x40 | 0x08  # deprecated, tentative, failed
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
-    model: str
-    memory_mib: int
-
-
-@dataclass(frozen=True, slots=True)
 class Inventory:
     cpu_model: str
     cpus: int
@@ -47,27 +41,35 @@ class Inventory:
     disk_free_bytes: int
     """Free in the data directory's file system."""
     gpus: tuple[Gpu, ...] = ()
+    driver: str = ""
+    """Version of the GPUs' driver."""
+    gpu_problem: str = ""
+    """Why GPUs could not be looked for."""
 
-    def capacity(self) -> Capacity:
-        """What tenants get of it: a core is a unit."""
+    def capacity(self, seen: Sequence[SeenGpu] = ()) -> Capacity:
+        """What tenants get of it: each GPU that a sandbox has seen is a unit, or each core."""
         kept = min(HOST_MEMORY, self.memory_bytes // 4)
         return Capacity(
-            units=self.cpus,
+            units=len(seen) or self.cpus,
+            devices=tuple(gpu.device for gpu in seen),
             cpu_milli=self.cpus * 1000,
             memory_bytes=(self.memory_bytes - kept) // MIB * MIB,
             disk_bytes=self.disk_free_bytes * DISK_SHARE // 100 // MIB * MIB,
         )
 
 
-def take_inventory(data: Path) -> Inventory:
+def take_inventory(data: Path, driver: GpuDriver | None = None) -> Inventory:
     """Look at this machine. `data` is the agent's data directory, or where it will be."""
+    gpus, version, problem = _gpus(driver)
     existing = next(path for path in (data, *data.absolute().parents) if path.exists())
     return Inventory(
         cpu_model=_cpu_model(),
         cpus=len(os.sched_getaffinity(0)),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         disk_free_bytes=shutil.disk_usage(existing).free,
-        gpus=_gpus(),
+        gpus=gpus,
+        driver=version,
+        gpu_problem=problem,
     )
 
 
@@ -79,21 +81,12 @@ def _cpu_model() -> str:
     return os.uname().machine
 
 
-def _gpus() -> tuple[Gpu, ...]:
-    """As the driver's own tool lists them; none where there is no driver."""
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+def _gpus(driver: GpuDriver | None) -> tuple[tuple[Gpu, ...], str, str]:
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(_parse_gpus(found.stdout))
-
-
-def _parse_gpus(listing: str) -> Iterable[Gpu]:
-    for line in listing.splitlines():
-        name, _, memory = line.rpartition(",")
-        if name and memory.strip().isdigit():
-            yield Gpu(name.strip()[:64], int(memory))
+        asked = driver or Nvml()
+        return asked.gpus(), asked.version(), ""
+    except GpuError as error:
+        return (), "", str(error)
 
 
 def local_ips() -> tuple[str, ...]:

@@ -67,6 +67,8 @@ class OrderRecord:
     """Service time of the term's end that `latest_end` was made from; None before the start."""
     kept_until: int | None = None
     """Monotonic ms until which log and files are kept; known once the order was seen ended."""
+    devices: tuple[str, ...] = ()
+    """Its GPUs, chosen before the tenant is made and kept until it has ended."""
     unpacked: bool = False
     """Whether the workspace is in the volume (also when there is none to unpack)."""
     needs_credentials: bool = False
@@ -197,6 +199,7 @@ def _record_of(fields: dict[str, Any]) -> OrderRecord:
     fields["seen_hash"] = Hash.from_hex(fields["seen_hash"])
     fields["renter"] = AccountId.from_hex(fields["renter"])
     fields["manifest_hash"] = Hash.from_hex(fields["manifest_hash"])
+    fields["devices"] = tuple(fields.get("devices", ()))
     record = OrderRecord(**fields)
     return record if boot == _boot_id() else _moved(record, monotonic_ms() - written)
 

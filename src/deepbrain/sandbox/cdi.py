@@ -88,9 +88,12 @@ class Registry:
     """Named by two files of one directory: which one counts would be a matter of luck."""
 
     def names(self, kind: str) -> tuple[str, ...]:
-        """Devices of a kind, without the one that stands for all of them."""
-        found = (name for name in self.devices if name.partition("=")[0] == kind)
-        return tuple(sorted(name for name in found if not name.endswith("=all")))
+        """Devices of a kind, each once: without further names of one, and without `all`."""
+        found: dict[Edits, str] = {}
+        for name, edits in sorted(self.devices.items()):
+            if name.partition("=")[0] == kind and not name.endswith("=all"):
+                found.setdefault(edits, name)
+        return tuple(found.values())
 
     def edits(self, names: Iterable[str]) -> Edits:
         """What these devices need together. Raises: CdiError: one is unknown, or named twice."""

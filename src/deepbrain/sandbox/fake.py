@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import shutil
 import signal
 import tarfile
 import tempfile
@@ -395,6 +396,7 @@ class FakeSandbox:
         if tenant is not None:
             await self._cut(tenant)
             tenant.ended.set()
+            await asyncio.to_thread(shutil.rmtree, tenant.volume.parent, ignore_errors=True)
 
     async def close(self) -> None:
         for tenant in self._tenants.values():

@@ -13,12 +13,11 @@ Anything else is somebody else's, and is refused.
 """
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +36,7 @@ _DELEGATED: Final = ("trusted.delegate", "user.delegate")
 """How systemd marks a cgroup that it has handed to its unit."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """A part of the tree for tenants. `tenants` and the rest are paths below its mount."""
 
@@ -47,15 +46,14 @@ class Place:
     leaf: str = ""
     """Where those go."""
     scope: bool = False
-    _anchor: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def open(self, root: Path, controllers: Sequence[str]) -> None:
         """Make it so that groups below `tenants` are limited by `controllers`. Idempotent.
 
         Raises: SandboxError: systemd or the kernel refused; OSError.
         """
-        if self.scope and not (root / self.leaf.lstrip("/") / "cgroup.procs").exists():
-            self._anchor = _open_scope(root / self.tenants.lstrip("/"))
+        if self.scope:
+            _hold_scope(_at(root, self.tenants))
         if self.leaf:
             _at(root, self.leaf).mkdir(exist_ok=True)
             for holder in self.holders:
@@ -136,44 +134,64 @@ def _empty(holder: Path, leaf: Path) -> None:
             raise SandboxError(f"the processes in {holder} cannot be moved")
 
 
-def _open_scope(group: Path) -> "subprocess.Popen[bytes]":
-    """Have systemd make the scope around a process that ends with us; tenants then keep it.
+_anchors: dict[Path, "subprocess.Popen[bytes]"] = {}
+"""This process's own in each scope; each ends with this process, as its standard input closes."""
 
-    A scope that is there already, with tenants of an earlier helper, gets that process as well.
+
+def _hold_scope(group: Path) -> None:
+    """Have systemd make the scope, and keep it while this process lives; tenants keep it after that.
+
+    One that is there already, with tenants of an earlier helper or of another one, is joined.
     """
-    cat = shutil.which("cat") or "cat"
-    if group.exists():
-        anchor = _start([cat])
-        (group / "anchor").mkdir(exist_ok=True)
-        (group / "anchor" / "cgroup.procs").write_text(str(anchor.pid))
-        return anchor
-    run = shutil.which("systemd-run")
-    if run is None:
-        raise SandboxError("systemd runs here and systemd-run is missing; install it")
+    held = _anchors.get(group)
+    if held is not None and held.poll() is None:
+        return
+    reason = ""
+    for _ in range(3):  # it may come, or go, while we look
+        if group.exists():
+            _anchors[group] = anchor = _start(["cat"])
+            with suppress(OSError):
+                (group / "anchor").mkdir(exist_ok=True)
+                (group / "anchor" / "cgroup.procs").write_text(str(anchor.pid))
+                return
+        elif (anchor := _make_scope()).poll() is None:
+            _anchors[group] = anchor
+            return
+        reason = _end(anchor)
+    raise SandboxError(f"systemd made no scope for tenants: {reason}")
+
+
+def _make_scope() -> "subprocess.Popen[bytes]":
+    """The process for which systemd makes it; it has ended where systemd did not."""
     unit = (f"--unit={SCOPE}", f"--slice={SLICE}", "--description=Tenants of DeepBrain")
     rights = ("--property=Delegate=yes", "--property=TasksMax=infinity")
-    anchor = _start([run, "--quiet", "--collect", "--scope", *unit, *rights, cat])
+    anchor = _start(["systemd-run", "--quiet", "--collect", "--scope", *unit, *rights, "cat"])
     deadline = time.monotonic() + OPEN_SECONDS
     where = Path(f"/proc/{anchor.pid}/cgroup")
-    while f"/{SCOPE}.scope" not in where.read_text():
-        if anchor.poll() is not None or time.monotonic() > deadline:
+    while anchor.poll() is None and f"/{SCOPE}.scope" not in where.read_text():
+        if time.monotonic() > deadline:
             anchor.kill()
-            raise SandboxError(f"systemd made no scope for tenants: {_error_of(anchor)}")
+            anchor.wait()
         time.sleep(0.01)
     return anchor
 
 
 def _start(argv: Sequence[str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        argv,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-    )
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+    except FileNotFoundError as error:
+        raise SandboxError(f"the program {error.filename} is missing on this machine") from error
 
 
-def _error_of(process: "subprocess.Popen[bytes]") -> str:
+def _end(process: "subprocess.Popen[bytes]") -> str:
+    """End it; what it said."""
+    process.kill()
     _, errors = process.communicate()
     return " ".join(errors.decode(errors="replace").split())[:200] or "it does not answer"

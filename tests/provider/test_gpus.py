@@ -14,6 +14,7 @@ from tests.provider.house import ALICE, IMAGE, IMAGE_DIGEST, manifest_of
 from deepbrain.net.messages import Manifest
 from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.provider.act import Actor, DevicesHeld
+from deepbrain.provider.cache import ImageCache
 from deepbrain.provider.fake import FakeChain
 from deepbrain.provider.gpus import (
     CANARY_ORDER,
@@ -28,6 +29,7 @@ from deepbrain.provider.gpus import (
 )
 from deepbrain.provider.identity import AgentConfig, Capacity, load_config, save_config
 from deepbrain.provider.inventory import take_inventory
+from deepbrain.provider.pulls import PullRules
 from deepbrain.provider.record import OrderRecord, Records
 from deepbrain.sandbox.fake import FakeProcess, FakeSandbox
 from deepbrain.sandbox.sandbox import Phase, SandboxError
@@ -206,7 +208,9 @@ async def actor_with(tmp_path: Path, *units: int) -> tuple[Actor, Records, FakeS
         files.create()
         files.save(record(order, number, manifest))
         files.save_manifest(manifest.encode())
-    return Actor(FakeChain(), box, records, CAPACITY), records, box
+    cache = ImageCache(box, tmp_path / "data", 1 << 30)
+    actor = Actor(FakeChain(), box, records, CAPACITY, cache, PullRules(1 << 30, 30, private=False))
+    return actor, records, box
 
 
 async def prepare(actor: Actor, records: Records, order: int) -> tuple[str, ...]:

@@ -11,13 +11,14 @@ from tests.cli.market import ALICE, BOB, INVENTORY, open_market
 from deepbrain.cli.bonding import MAX_BYTES, BondRequest, make_request, read_request
 from deepbrain.cli.chain import Choices
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.hosting import bond, with_disk
+from deepbrain.cli.hosting import bond, with_disk, with_gpus
 from deepbrain.cli.machine import Listing, address_record, hardware_of
 from deepbrain.pallets.machines import Isolation, Machines, Network
 from deepbrain.pallets.system import System
 from deepbrain.primitives.ids import Hash, MachineId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import PLANCK, Balance, MicroUsd
+from deepbrain.provider.gpus import SeenGpu
 from deepbrain.provider.identity import load_or_make_key
 from deepbrain.provider.onchain import OnChain
 
@@ -118,3 +119,16 @@ def test_a_disk_that_is_too_small_for_its_units_is_refused() -> None:
     assert with_disk(capacity, None) == capacity
     with pytest.raises(UserError, match="1 GiB of disk each"):
         with_disk(capacity, (capacity.units << 30) - 1)
+
+
+def test_gpus_that_a_sandbox_has_seen_are_the_units_and_what_is_declared() -> None:
+    capacity = INVENTORY.capacity()
+    assert with_gpus(capacity, ()) == capacity
+    seen = [SeenGpu(f"nvidia.com/gpu={at}", f"GPU-{at}", "NVIDIA L4", 23_034) for at in range(2)]
+    given = with_gpus(capacity, seen)
+    assert (given.units, len(given.devices)) == (2, 2)
+    hardware = hardware_of(INVENTORY, given, seen)
+    assert (hardware.gpus, hardware.gpu_model, hardware.gpu_memory_mib) == (2, "NVIDIA L4", 23_034)
+    assert hardware.units() == 2
+    assert hardware.cpus == INVENTORY.cpus
+    assert hardware_of(INVENTORY, capacity).units() == INVENTORY.cpus

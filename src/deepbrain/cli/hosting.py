@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,16 +28,18 @@ from deepbrain.cli.machine import (
     Listing,
     Place,
     address_record,
+    disk_mib,
     hardware_of,
     make_ready,
     wait_served,
 )
 from deepbrain.cli.output import say
-from deepbrain.pallets.machines import Machines
+from deepbrain.pallets.machines import Hardware, Machines
 from deepbrain.primitives import ss58
 from deepbrain.primitives.ids import AccountId, MachineId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import PLANCK, Balance, MicroUsd
+from deepbrain.provider.gpus import SeenGpu
 from deepbrain.provider.identity import (
     AgentConfig,
     AgentError,
@@ -84,11 +86,13 @@ async def install(
         for sentence in ready.sentences():
             say(sentence)
         own = frozenset({_stash(wanted), controller_account(wanted)})
-        config = replace(wanted, genesis=client.genesis_hash, own=own)
-        config = await _while_rented(client, place, config)
+        capacity = with_gpus(wanted.capacity, ready.gpus)
+        config = replace(wanted, genesis=client.genesis_hash, own=own, capacity=capacity)
+        hardware = hardware_of(take_inventory(place.sandbox), capacity, ready.gpus)
+        config, hardware = await _while_rented(client, place, config, hardware)
         listing = Listing(
             load_or_make_key(place.agent),
-            hardware_of(take_inventory(place.sandbox), config.capacity),
+            hardware,
             ready.isolation,
             ready.network,
             MicroUsd(0),
@@ -117,7 +121,7 @@ async def change(
         request = read_request(host.bond)
         if config.capacity != before.capacity:
             await _ensure_idle(client, request.machine)
-        hardware = hardware_of(take_inventory(place.sandbox), config.capacity)
+        hardware = request.hardware.but(disk_mib=disk_mib(config.capacity))
         listing = Listing(
             load_or_make_key(place.agent), hardware, request.isolation, request.network,
             MicroUsd(0), address_record(config.addresses),
@@ -190,6 +194,13 @@ async def ensure_left(choices: Choices, place: Place) -> None:
             )
 
 
+def with_gpus(capacity: Capacity, seen: Sequence[SeenGpu]) -> Capacity:
+    """Each GPU that a sandbox has seen is a unit; without any it stays each core."""
+    if not seen:
+        return capacity
+    return replace(capacity, units=len(seen), devices=tuple(gpu.device for gpu in seen))
+
+
 def with_disk(capacity: Capacity, disk: int | None) -> Capacity:
     """Raises: UserError: a unit would have less than a gigabyte."""
     if disk is None:
@@ -199,13 +210,17 @@ def with_disk(capacity: Capacity, disk: int | None) -> Capacity:
     return replace(capacity, disk_bytes=disk)
 
 
-async def _while_rented(client: "Client", place: Place, config: AgentConfig) -> AgentConfig:
-    """While units are rented, their shares stay what they were."""
-    machine = MachineId(load_or_make_key(place.agent).public)
-    if await client.at().get(Machines.rented, machine):
-        with contextlib.suppress(AgentError):
-            return replace(config, capacity=load_config(place.settings or place.agent).capacity)
-    return config
+async def _while_rented(
+    client: "Client", place: Place, config: AgentConfig, hardware: Hardware
+) -> tuple[AgentConfig, Hardware]:
+    """While units are rented, their shares stay what they were, and with them what was declared."""
+    at, machine = client.at(), MachineId(load_or_make_key(place.agent).public)
+    found = await at.get(Machines.machines, machine)
+    if found is None or not await at.get(Machines.rented, machine):
+        return config, hardware
+    with contextlib.suppress(AgentError):
+        config = replace(config, capacity=load_config(place.settings or place.agent).capacity)
+    return config, found.hardware
 
 
 async def _ensure_idle(client: "Client", machine: MachineId) -> None:

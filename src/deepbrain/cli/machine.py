@@ -204,8 +204,12 @@ def hardware_of(inventory: Inventory, capacity: Capacity, seen: Sequence[SeenGpu
         cpu_model=inventory.cpu_model[:64],
         cpus=U16(inventory.cpus if seen else capacity.units),
         memory_mib=U32(capacity.memory_bytes // _MIB),
-        disk_mib=U32(min(capacity.disk_bytes // _MIB, U32.MAX)),
+        disk_mib=disk_mib(capacity),
     )
+
+
+def disk_mib(capacity: Capacity) -> U32:
+    return U32(min(capacity.disk_bytes // _MIB, U32.MAX))
 
 
 def part_of(capacity: Capacity, number: int) -> Capacity:

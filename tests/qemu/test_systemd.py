@@ -16,10 +16,7 @@ from deepbrain.sandbox.directory import TenantDirectory
 from deepbrain.sandbox.open import open_host
 from deepbrain.sandbox.sandbox import Mode
 
-pytestmark = [
-    pytest.mark.skipif("DBC_QEMU" not in os.environ, reason="needs systemd; scripts/qemu runs it"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.timeout(300)
 
 UNIT = "dbc-served"
 ROOT = Path("/sys/fs/cgroup")

@@ -1,6 +1,7 @@
 # ruff: noqa: N802 - pynvml's names
 """GPUs: the driver's word by one suite for both implementations, and what counts, which a sandbox has seen."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.provider.house import ALICE, IMAGE, IMAGE_DIGEST, manifest_of
 
 from deepbrain.net.messages import Manifest
 from deepbrain.primitives.ids import AccountId, Hash
+from deepbrain.provider import gpus
 from deepbrain.provider.act import Actor, DevicesHeld
 from deepbrain.provider.cache import ImageCache
 from deepbrain.provider.fake import FakeChain
@@ -134,7 +136,7 @@ def smi(*lines: str) -> Callable[[FakeProcess], Any]:
 
 async def box_with(tmp_path: Path, **programs: Any) -> FakeSandbox:
     box = FakeSandbox(
-        {name.replace("_", "-"): each for name, each in programs.items()}, root=tmp_path
+        {name.replace("_", "-"): each for name, each in programs.items()}, root=tmp_path, grace=0.2
     )
     archive = tmp_path / "image"
     archive.write_bytes(IMAGE)
@@ -142,9 +144,9 @@ async def box_with(tmp_path: Path, **programs: Any) -> FakeSandbox:
     return box
 
 
-def each_its_own(**gpus: str) -> Callable[[FakeProcess], Any]:
+def each_its_own(**shown: str) -> Callable[[FakeProcess], Any]:
     """`nvidia-smi` in a sandbox that shows the device it was given."""
-    lines = iter(gpus.values())
+    lines = iter(shown.values())
 
     async def program(process: FakeProcess) -> int:
         process.out(f"{next(lines)}\n".encode())
@@ -172,6 +174,22 @@ async def test_what_is_not_seen_is_not_offered(tmp_path: Path) -> None:
     seen, refused = await see_gpus(box, IMAGE_DIGEST.hex(), ["g=a"])
     assert seen == ()
     assert "g=a is not offered: nvidia-smi failed inside" in refused[0]
+
+
+async def test_a_gpu_that_hangs_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "SEE_MS", 100)
+
+    async def hang(_process: FakeProcess) -> int:
+        await asyncio.sleep(60)
+        return 0
+
+    box = await box_with(tmp_path, nvidia_smi=hang)
+    async with asyncio.timeout(20):
+        seen, refused = await see_gpus(box, IMAGE_DIGEST.hex(), ["g=a"])
+    assert seen == ()
+    assert "nvidia-smi failed inside" in refused[0]
 
 
 @pytest.mark.parametrize(
@@ -220,8 +238,6 @@ async def prepare(actor: Actor, records: Records, order: int) -> tuple[str, ...]
 
 
 async def test_two_orders_never_share_a_gpu(tmp_path: Path) -> None:
-    import asyncio
-
     actor, records, _ = await actor_with(tmp_path, 1, 2, 1)
     first, second = await asyncio.gather(*(prepare(actor, records, order) for order in (1, 2)))
     assert (len(first), len(second)) == (1, 2)

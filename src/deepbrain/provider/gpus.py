@@ -5,6 +5,7 @@ device and seen exactly it, and only GPUs of one kind, since a machine's units a
 """
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ QUERY: Final = (
     "--format=csv,noheader,nounits",
 )
 MAX_OUTPUT: Final = 64 << 10
+SEE_MS: Final = 60_000
+"""The first use of a GPU after a boot takes a while; a broken one takes for ever."""
 _LINE: Final = re.compile(r"(GPU-[0-9a-f-]{8,64}), ([^,\n]{1,64}), (\d{1,8})", re.ASCII)
 _MIB: Final = 1 << 20
 
@@ -185,9 +188,14 @@ def _alike(
 
 async def _see(sandbox: Sandbox, image: str, device: str) -> SeenGpu:
     spec = TenantSpec(
-        order=CANARY_ORDER, image=image, argv=QUERY, memory_bytes=1 << 30, disk_bytes=64 << 20,
+        order=CANARY_ORDER,
+        image=image,
+        argv=QUERY,
+        memory_bytes=1 << 30,
+        disk_bytes=64 << 20,
+        end_at=time.monotonic_ns() // 1_000_000 + SEE_MS,
         devices=(device,),
-    )  # fmt: skip
+    )
     await sandbox.destroy(CANARY_ORDER)
     try:
         await sandbox.prepare(spec)

@@ -54,7 +54,8 @@ async def test_a_scrape_shows_orders_units_bytes_and_lag(tmp_path: Path) -> None
 
     async with house("iroh", tmp_path) as home:
         with scraped(home.agent) as ask:
-            session = await home.running(1, "files")
+            session = await home.running(1, "wait-term")
+            await session.stop()
             await eventually(lambda: 1 in home.chain.closings)
             _ = b"".join([piece.data async for piece in session.logs()])
             await eventually(lambda: home.agent.snapshot.orders.get("kept") == 1)

@@ -55,6 +55,8 @@ def main() -> None:
         host.prepare(spec(order, image))
         say("starting")
         host.start(order)
+        say("running")
+        time.sleep(0.2)
         say("stopping")
         host.destroy(order)
 

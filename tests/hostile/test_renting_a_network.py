@@ -28,7 +28,9 @@ from deepbrain.sandbox import egress, links
 
 REACH = """
 import json, socket, sys
-def reaches(kind, host, port):
+from concurrent.futures import ThreadPoolExecutor
+def reaches(target):
+    kind, host, port = target
     with socket.socket(type=socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as one:
         one.settimeout(1.5)
         try:
@@ -37,7 +39,10 @@ def reaches(kind, host, port):
             return bool(one.recv(64))
         except OSError:
             return False
-print(json.dumps([target for target in json.loads(sys.argv[1]) if reaches(*target)]))
+targets = json.loads(sys.argv[1])
+with ThreadPoolExecutor(len(targets)) as several:
+    found = list(several.map(reaches, targets))
+print(json.dumps([target for target, reached in zip(targets, found) if reached]))
 """
 FETCH = (
     "import urllib.request as r; print(r.urlopen('http://example.com/', timeout=5).read().decode())"

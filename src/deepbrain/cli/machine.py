@@ -222,6 +222,7 @@ def part_of(capacity: Capacity, number: int) -> Capacity:
         memory_bytes=capacity.memory_bytes // number,
         disk_bytes=capacity.disk_bytes // number,
         pids=max(256, capacity.pids // number),
+        bandwidth_mbit=-(-capacity.bandwidth_mbit // number),
     )
 
 

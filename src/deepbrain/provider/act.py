@@ -325,6 +325,7 @@ def tenant_spec(record: OrderRecord, manifest: Manifest, capacity: Capacity) -> 
         pids=_share(capacity.pids, record, capacity),
         log_bytes=_share(capacity.log_bytes, record, capacity),
         network=Network[manifest.network.name],
+        bandwidth_mbit=_bandwidth(record, capacity),
         end_at=record.latest_end,
         devices=record.devices,
     )
@@ -333,6 +334,11 @@ def tenant_spec(record: OrderRecord, manifest: Manifest, capacity: Capacity) -> 
 def volume_bytes(spec: TenantSpec) -> int:
     """How much the volume may hold: three quarters of the tenant's disk."""
     return spec.disk_bytes // 4 * 3
+
+
+def _bandwidth(record: OrderRecord, capacity: Capacity) -> int:
+    """At least one megabit a second where there is a limit at all: 0 would be none."""
+    return max(_share(capacity.bandwidth_mbit, record, capacity), int(capacity.bandwidth_mbit > 0))
 
 
 def _share(whole: int, record: OrderRecord, capacity: Capacity) -> int:

@@ -36,6 +36,8 @@ class Capacity:
     log_bytes: int = 256 << 20
     devices: tuple[str, ...] = ()
     """GPUs that a sandbox has seen, by the names under which tenants are given them."""
+    bandwidth_mbit: int = 0
+    """Megabits a second, each way; 0: as much as there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import Any, Final
 
-from deepbrain.sandbox.links import PREFIX, Facts
+from deepbrain.sandbox.links import PREFIX, Facts, Link
 from deepbrain.sandbox.programs import find_binary
 from deepbrain.sandbox.sandbox import SandboxError
 
@@ -43,6 +43,10 @@ MAX_CONNECTIONS: Final = 4096
 """Tracked connections of one tenant: the table of them is the host's, and everybody's."""
 
 
+LEAST_BURST_KBYTES: Final = 256
+"""A packet may be as large as 64 KiB before the network card cuts it."""
+
+
 def render(facts: Facts, resolvers: Sequence[IPv4Address] = ()) -> str:
     """The table, without the line that names it. `resolvers` are reached on port 53 wherever they are."""
     closed = tuple(collapse_addresses((*NOT_PUBLIC, *facts.near)))
@@ -53,6 +57,7 @@ def render(facts: Facts, resolvers: Sequence[IPv4Address] = ()) -> str:
     transit = (
         "" if facts.routes else "ct status dnat accept\n    iifname @uplinks ct state new drop"
     )
+    out, back = (_limits(facts.links, side) for side in ("iifname", "oifname"))
     return f"""
   set tenants {{ type ifname . ipv4_addr; {_elements(own)} }}
   set addresses {{ type ipv4_addr; {_elements(str(link.address) for link in facts.links)} }}
@@ -83,12 +88,14 @@ def render(facts: Facts, resolvers: Sequence[IPv4Address] = ()) -> str:
     ip daddr @closed drop
     tcp dport {{ {", ".join(map(str, MAIL_PORTS))} }} drop
     meta l4proto != {{ tcp, udp, icmp }} drop
+    {out}
     ct state established,related accept
     ct state invalid drop
     add @connections {{ iifname ct count over {MAX_CONNECTIONS} }} drop
     accept
   }}
   chain inwards {{
+    {back}
     ct state established,related accept
     drop
   }}
@@ -97,6 +104,18 @@ def render(facts: Facts, resolvers: Sequence[IPv4Address] = ()) -> str:
     ip saddr @addresses oifname @uplinks masquerade
   }}
 """
+
+
+def _limits(links: Sequence[Link], side: str) -> str:
+    """What is over a tenant's bandwidth is dropped; a tenth of a second's worth may come at once."""
+    rules = []
+    for link in links:
+        if link.mbit:
+            kbytes = link.mbit * 125
+            burst = max(kbytes // 10, LEAST_BURST_KBYTES)
+            rate = f"limit rate over {kbytes} kbytes/second burst {burst} kbytes"
+            rules.append(f'{side} "{link.name}" {rate} drop')
+    return "\n    ".join(rules)
 
 
 def _elements(items: Iterable[str]) -> str:

@@ -443,6 +443,7 @@ def check_spec(spec: TenantSpec) -> None:
         "disk": (spec.disk_bytes, 8 << 20, 1 << 50),
         "pids": (spec.pids, 8, 1 << 20),
         "log": (spec.log_bytes, 64 << 10, 1 << 40),
+        "bandwidth": (spec.bandwidth_mbit, 0, 1 << 20),
     }
     devices = set(spec.devices)
     if len(devices) > MAX_DEVICES or len(devices) < len(spec.devices):

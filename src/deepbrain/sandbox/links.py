@@ -32,6 +32,7 @@ POOLS: Final = tuple(
 INSIDE: Final = "eth0"
 LEAST_MTU: Final = 576
 
+_LIMIT: Final = "@"
 _SYS: Final = Path("/proc/sys/net")
 
 
@@ -43,6 +44,8 @@ class Link:
     address: IPv4Address
     """The tenant's."""
     up: bool
+    mbit: int = 0
+    """What it may carry each way, in megabits a second; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Facts:
 
 def read_facts() -> Facts:
     """Raises: SandboxError: `ip` is missing, or fails."""
-    interfaces = json.loads(run_ip("-j", "addr", "show"))
+    interfaces = json.loads(run_ip("-d", "-j", "addr", "show"))
     routes = json.loads(run_ip("-j", "-4", "route", "show", "table", "all") or "[]")
     return facts_of(interfaces, routes, routes_already=_read(_SYS / "ipv4/ip_forward") == "1")
 
@@ -72,14 +75,15 @@ def read_facts() -> Facts:
 def facts_of(
     interfaces: Sequence[dict[str, Any]], routes: Sequence[dict[str, Any]], *, routes_already: bool
 ) -> Facts:
-    """From what `ip -j addr` and `ip -j route show table all` print."""
+    """From what `ip -d -j addr` and `ip -j route show table all` print."""
     links, near = [], []
     for interface in interfaces:
         name = str(interface.get("ifname", ""))
         for network, address in _networks(interface):
             if name.startswith(PREFIX):
                 other = IPv4Address(int(network.network_address) + 2)
-                links.append(Link(name, other, "UP" in interface.get("flags", ())))
+                up, mbit = "UP" in interface.get("flags", ()), _mbit_of(interface)
+                links.append(Link(name, other, up, mbit))
             elif name != PROBE:
                 near += [network, IPv4Network(address)]
     taken = [link_network(link) for link in links]
@@ -107,6 +111,12 @@ def facts_of(
         mtu=_mtu(interfaces, routes, uplinks),
         routes=routes_already,
     )
+
+
+def _mbit_of(interface: dict[str, Any]) -> int:
+    """The limit is written in the alias, so that whoever makes the rules finds it."""
+    _, mark, limit = str(interface.get("ifalias", "")).partition(_LIMIT)
+    return int(limit.removesuffix("mbit")) if mark else 0
 
 
 def link_network(link: Link) -> IPv4Network:
@@ -151,7 +161,7 @@ def free_network(taken: Iterable[IPv4Network]) -> IPv4Network:
     raise SandboxError("no private network is free on this host for another tenant")
 
 
-def join_tenant(namespace: NetworkNamespace, alias: str, facts: Facts) -> str:
+def join_tenant(namespace: NetworkNamespace, alias: str, facts: Facts, mbit: int = 0) -> str:
     """Make the link of a tenant; its host's end has an address and is down. Returns its name.
 
     `alias` is for people: `ip link` shows it. No IPv6 at either end.
@@ -162,7 +172,8 @@ def join_tenant(namespace: NetworkNamespace, alias: str, facts: Facts) -> str:
     name = PREFIX + secrets.token_hex(4)
     try:
         make_pair(namespace, name, network, facts.mtu)
-        run_ip("link", "set", "dev", name, "alias", alias)
+        shown = f"{alias}{_LIMIT}{mbit}mbit" if mbit else alias
+        run_ip("link", "set", "dev", name, "alias", shown)
     except (SandboxError, OSError) as error:
         remove_link(name)
         raise SandboxError(f"the tenant's network cannot be made: {error}") from error
@@ -213,8 +224,9 @@ def links_called(alias: str) -> list[str]:
     """Links of tenants that were made with this alias."""
     return [
         str(entry["ifname"])
-        for entry in json.loads(run_ip("-j", "link", "show") or "[]")
-        if entry.get("ifalias") == alias and str(entry.get("ifname", "")).startswith(PREFIX)
+        for entry in json.loads(run_ip("-d", "-j", "link", "show") or "[]")
+        if str(entry.get("ifalias", "")).partition(_LIMIT)[0] == alias
+        and str(entry.get("ifname", "")).startswith(PREFIX)
     ]
 
 

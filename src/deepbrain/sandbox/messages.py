@@ -64,6 +64,7 @@ class Spec(Struct):
     pids: U32
     log_bytes: U64
     network: Network
+    bandwidth_mbit: U32
     end_at: U64 | None
     devices: Annotated[tuple[Annotated[str, MaxLen(256)], ...], MaxLen(64)]
 
@@ -187,6 +188,7 @@ def spec_to_wire(spec: TenantSpec) -> Spec:
         pids=U32(spec.pids),
         log_bytes=U64(spec.log_bytes),
         network=Network[spec.network.name],
+        bandwidth_mbit=U32(spec.bandwidth_mbit),
         end_at=None if spec.end_at is None else U64(max(spec.end_at, 0)),
         devices=spec.devices,
     )
@@ -206,6 +208,7 @@ def spec_from_wire(spec: Spec, mode: Mode) -> TenantSpec:
         pids=int(spec.pids),
         log_bytes=int(spec.log_bytes),
         network=sandbox.Network[spec.network.name],
+        bandwidth_mbit=int(spec.bandwidth_mbit),
         end_at=None if spec.end_at is None else int(spec.end_at),
         devices=spec.devices,
         mode=mode,

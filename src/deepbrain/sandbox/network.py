@@ -79,14 +79,14 @@ class TenantNetwork:
                 links.remove_link(links.PROBE)
                 links.remove_link(name)
 
-    def attach(self, alias: str, start: Callable[[], T]) -> T:
-        """Call `start` in a new network of a tenant; what it starts keeps it alive.
+    def attach(self, alias: str, start: Callable[[], T], mbit: int = 0) -> T:
+        """Call `start` in a new network of a tenant; what it starts keeps it alive. `mbit`: see `Link`.
 
         Raises: SandboxError: it cannot be made; and whatever `start` raises.
         """
         with NetworkNamespace() as namespace:
             with _locked():
-                name = links.join_tenant(namespace, alias, links.read_facts())
+                name = links.join_tenant(namespace, alias, links.read_facts(), mbit)
                 try:
                     self._settle()
                 except SandboxError:

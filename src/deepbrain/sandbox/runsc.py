@@ -150,7 +150,8 @@ class RunscEngine:
         if spec.network is Network.NONE:
             start()
         else:
-            self._expect_network().attach(_link_alias(tenant), start)
+            alias = _link_alias(tenant)
+            self._expect_network().attach(alias, start, spec.bandwidth_mbit)
 
     def _give_devices(self, tenant: TenantDirectory, spec: TenantSpec) -> Given:
         """Resolve the tenant's devices, and remember what its sessions need of them."""

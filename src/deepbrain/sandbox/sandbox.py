@@ -159,6 +159,8 @@ class TenantSpec:
     log_bytes: int = 16 << 20
     """Disk for the log; the oldest output is dropped beyond it."""
     network: Network = Network.NONE
+    bandwidth_mbit: int = 0
+    """Megabits a second of its network, each way; 0: no limit."""
     end_at: int | None = None
     """Latest end in milliseconds of `time.monotonic()`; the keeper enforces it without the agent."""
     devices: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -104,22 +104,33 @@ async def install(
         await _say_what_is_next(client, host, listing.id)
 
 
-async def change(
-    choices: Choices, host: Host, disk: int | None, addresses: tuple[str, ...], metrics: str | None
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What `dbc provider set` is told; None and no addresses: as it is."""
+
+    disk: int | None = None
+    bandwidth_mbit: int | None = None
+    addresses: tuple[str, ...] = ()
+    metrics: str | None = None
+
+    def of(self, config: AgentConfig) -> AgentConfig:
+        """Raises: UserError: too little disk."""
+        capacity = with_disk(config.capacity, self.disk)
+        if self.bandwidth_mbit is not None:
+            capacity = replace(capacity, bandwidth_mbit=self.bandwidth_mbit)
+        metrics = config.metrics if self.metrics is None else self.metrics
+        addresses = self.addresses or config.addresses
+        return replace(config, capacity=capacity, addresses=addresses, metrics=metrics)
+
+
+async def change(choices: Choices, host: Host, changes: Changes) -> None:
     """`dbc provider set`. Raises: UserError."""
     place = host.place()
     before = place.load()
-    config = before
-    if disk is not None:
-        config = replace(config, capacity=with_disk(config.capacity, disk))
-    if addresses:
-        config = replace(config, addresses=addresses)
-    if metrics is not None:
-        config = replace(config, metrics=metrics)
+    config = changes.of(before)
     async with Choices(choices.node or config.chain, choices.key).client() as client:
         request = read_request(host.bond)
-        if config.capacity != before.capacity:
+        if config.capacity.disk_bytes != before.capacity.disk_bytes:
             await _ensure_idle(client, request.machine)
         hardware = request.hardware.but(disk_mib=disk_mib(config.capacity))
         listing = Listing(
@@ -219,7 +230,9 @@ async def _while_rented(
     if found is None or not await at.get(Machines.rented, machine):
         return config, hardware
     with contextlib.suppress(AgentError):
-        config = replace(config, capacity=load_config(place.settings or place.agent).capacity)
+        before = load_config(place.settings or place.agent).capacity
+        shares = replace(before, bandwidth_mbit=config.capacity.bandwidth_mbit)
+        config = replace(config, capacity=shares)
     return config, found.hardware
 
 

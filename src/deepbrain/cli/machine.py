@@ -308,7 +308,8 @@ async def while_rented(
     if found is None or not await at.get(Machines.rented, listing.id):
         return listing, capacity
     with contextlib.suppress(AgentError):
-        capacity = load_config(place.agent).capacity
+        before = load_config(place.agent).capacity
+        capacity = replace(before, bandwidth_mbit=capacity.bandwidth_mbit)
     return replace(listing, hardware=found.hardware), capacity
 
 

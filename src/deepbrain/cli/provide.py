@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -69,6 +69,13 @@ _MACHINE = click.option("--machine", metavar="ID", help="Another machine of your
     help="Base image to offer (default: one made of this machine's files).",
 )
 @click.option(
+    "--bandwidth",
+    type=click.IntRange(0, 1 << 20),
+    default=0,
+    metavar="MBIT",
+    help="Mbit/s that tenants get in all, each way (default: no limit).",
+)
+@click.option(
     "--image-cache",
     type=quantity.SIZE,
     metavar="SIZE",
@@ -83,8 +90,8 @@ _MACHINE = click.option("--machine", metavar="ID", help="Another machine of your
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def join(
     price: MicroUsd, port: int, addresses: tuple[str, ...], stash: str | None, mode: str,
-    image: Path | None, image_cache: int | None, private_registries: bool, data: Path | None,
-    yes: bool,
+    image: Path | None, bandwidth: int, image_cache: int | None, private_registries: bool,
+    data: Path | None, yes: bool,
 ) -> None:  # fmt: skip
     """Offer this machine: bond, list, serve.
 
@@ -107,8 +114,11 @@ def join(
     with Post(place.sandbox).held(otherwise):
         images = Images(image, image_cache or 0, private_registries)
         block_on(
-            _join(choices, chosen, stash, place, price, port, addresses, mode, images, yes=yes)
-        )
+            _join(
+                choices, chosen, stash, place, price, port, addresses, mode, images, bandwidth,
+                yes=yes,
+            )
+        )  # fmt: skip
 
 
 @click.command()
@@ -208,7 +218,7 @@ class Images:
 
 async def _join(
     choices: Choices, chosen: "Chosen", stash_name: str | None, place: "Place", price: MicroUsd,
-    port: int, given: tuple[str, ...], mode: str, images: "Images", *, yes: bool,
+    port: int, given: tuple[str, ...], mode: str, images: "Images", bandwidth: int, *, yes: bool,
 ) -> None:  # fmt: skip
     from deepbrain.cli import machine
     from deepbrain.cli.keys import named
@@ -222,7 +232,7 @@ async def _join(
     controller, password = _unlock(chosen)
     stash_key = None if stash_name is None else named(stash_name)
     inventory = take_inventory(place.sandbox)
-    capacity = inventory.capacity(ready.gpus)
+    capacity = replace(inventory.capacity(ready.gpus), bandwidth_mbit=bandwidth)
     try:
         addresses = dial_addresses(port, given)
     except ValueError as error:
@@ -318,8 +328,6 @@ async def _serve(
     password: str | None, mode: str,
 ) -> None:  # fmt: skip
     """Run the agent until a signal comes, and say who can reach it."""
-    from dataclasses import replace
-
     from deepbrain.cli.machine import agent_program, passphrase_file, wait_served
     from deepbrain.cli.supervise import Child, Post
     from deepbrain.net.transport import TransportKey

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -24,6 +25,8 @@ _ADDRESS = click.option("--address", "addresses", multiple=True, metavar="IP[:PO
                         help="Where others reach it (default: its own addresses).")  # fmt: skip
 _DISK = click.option("--disk", type=quantity.SIZE, metavar="SIZE",
                      help="Disk that tenants get in all, such as 200G (default: 80 % of what is free).")  # fmt: skip
+_BANDWIDTH = click.option("--bandwidth", type=click.IntRange(0, 1 << 20), metavar="MBIT",
+                          help="Mbit/s that tenants get in all, each way (default, and 0: no limit).")  # fmt: skip
 _METRICS = click.option("--metrics", metavar="IP:PORT",
                         help=f"Where Prometheus may ask, or 'off' (default: {DEFAULT_METRICS}).")  # fmt: skip
 
@@ -47,6 +50,7 @@ def provider() -> None:
               help="UDP port that renters dial.")  # fmt: skip
 @_ADDRESS
 @_DISK
+@_BANDWIDTH
 @_METRICS
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Where tenants lie (default: /var/lib/dbc)."
@@ -58,8 +62,8 @@ def provider() -> None:
               help="Base image to offer (default: one made of this machine's files).")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 def install(
-    stash: str, port: int, addresses: tuple[str, ...], disk: int | None, metrics: str | None,
-    data: Path | None, user: str | None, mode: str, image: Path | None, dry_run: bool,
+    stash: str, port: int, addresses: tuple[str, ...], disk: int | None, bandwidth: int | None,
+    metrics: str | None, data: Path | None, user: str | None, mode: str, image: Path | None, dry_run: bool,
 ) -> None:  # fmt: skip
     """Set this host up to serve at every boot. Needs root.
 
@@ -93,7 +97,10 @@ def install(
         controller=str(host.controller),
         port=port,
         addresses=found,
-        capacity=hosting.with_disk(take_inventory(Path(host.data)).capacity(), disk),
+        capacity=replace(
+            hosting.with_disk(take_inventory(Path(host.data)).capacity(), disk),
+            bandwidth_mbit=bandwidth or 0,
+        ),
         stash=account_of(stash),
         metrics=DEFAULT_METRICS if asked is None else asked,
     )
@@ -102,10 +109,13 @@ def install(
 
 @provider.command("set")
 @_DISK
+@_BANDWIDTH
 @_ADDRESS
 @_METRICS
-def set_(disk: int | None, addresses: tuple[str, ...], metrics: str | None) -> None:
-    """Change the installed provider: its disk, addresses, metrics.
+def set_(
+    disk: int | None, bandwidth: int | None, addresses: tuple[str, ...], metrics: str | None
+) -> None:
+    """Change the installed provider: its disk, bandwidth, addresses, metrics.
 
     While units are rented the disk stays as it is: `dbc drain` first. Less of it is declared at once;
     more of it takes the stash's key: a new bond.json is written for it.
@@ -114,14 +124,15 @@ def set_(disk: int | None, addresses: tuple[str, ...], metrics: str | None) -> N
     from deepbrain.cli.host import expect_installed
     from deepbrain.provider.inventory import dial_addresses
 
-    if disk is None and not addresses and metrics is None:
+    if disk is None and bandwidth is None and not addresses and metrics is None:
         raise UserError("nothing to set; see `dbc provider set --help`")
     host = expect_installed()
     try:
         found = dial_addresses(host.place().load().port, addresses) if addresses else ()
     except ValueError as error:
         raise UserError(f"{error}; write --address 203.0.113.7 or 203.0.113.7:4001") from error
-    work = hosting.change(Choices.current(), host, disk, found, _metrics_address(metrics))
+    changes = hosting.Changes(disk, bandwidth, found, _metrics_address(metrics))
+    work = hosting.change(Choices.current(), host, changes)
     block_on(work)
 
 

@@ -21,6 +21,8 @@ from typing import TypeVar
 
 import pytest
 
+from tests.sandbox.registries import Made, base_layer, layer
+
 from deepbrain.provider.confine import confined, program_trees
 from deepbrain.sandbox.baseimage import build
 from deepbrain.sandbox.directory import TenantDirectory
@@ -759,6 +761,126 @@ async def test_setuid_files_are_harmless(setup: Setup, box: Sandbox) -> None:
     assert (volume / "id").stat().st_mode & 0o4000
     parent = (setup.data / "tenants").stat()
     assert parent.st_mode & 0o007 == 0
+
+
+# -- images as they are
+
+
+def image_of(setup: Setup, place: Path, layers: list[bytes], config: dict[str, object]) -> Made:
+    """An image on the machine's shell, as a registry's blobs in a directory."""
+    made = Made()
+    made.add([base_layer(setup.archive), *layers], config)
+    made.write(place)
+    return made
+
+
+APP = {
+    "etc/passwd": b"root:x:0:0::/root:/bin/sh\napp:x:1234:1235::/home/app:/bin/sh\n",
+    "etc/group": b"root:x:0:\napp:x:1235:\ndata:x:2000:app,other\n",
+}
+OWNED = {"home/": b"", "home/app/": b"", "home/app/secret": b"mine\n"}
+SHOW = "id -u; id -g; id -G; echo $HOME; pwd"
+
+
+@only(*SANDBOXED)
+async def test_the_images_user_and_what_is_its_own(
+    setup: Setup, box: Sandbox, tmp_path: Path
+) -> None:
+    script = (
+        f"{SHOW}; cat $HOME/secret; echo x > $HOME/new && echo more >> /workspace/sent && "
+        "echo made > /workspace/made && echo scratch > /tmp/t && echo here > here && "
+        "echo err > /dev/stderr; cat /etc/private || echo no root; echo; echo done; sleep 300"
+    )
+    layers = [
+        layer(APP),
+        layer({"etc/private": b"root's\n"}, mode=0o600),
+        layer(OWNED, owner=(1234, 1235), mode=0o700),
+    ]
+    config = {"User": "app", "WorkingDir": "/srv/new", "Entrypoint": ["sh", "-c"], "Cmd": [script]}
+    made = image_of(setup, tmp_path, layers, config)
+    await box.import_image(tmp_path, made.digest)
+    tenant = spec(setup, image=made.digest)
+    volume = await box.prepare(tenant)
+    (volume / "sent").write_text("sent\n")
+    await box.start(tenant.order)
+    one_user = setup.name == "gvisor-own"  # the host's files know no other than ours
+    who = ["0", "0", "0"] if one_user else ["1234", "1235", "1235 2000"]
+    lines = [*who, "/home/app", "/srv/new", "mine", "root's" if one_user else "no root"]
+    seen = b""
+    async with asyncio.timeout(20):
+        while b"done" not in seen:
+            seen, errors = await output(box, tenant.order, follow=False)
+            await asyncio.sleep(0.05)
+    assert seen.decode().split("\n\n")[0].splitlines() == lines, errors
+    assert b"err\n" in errors
+    session = await box.exec(tenant.order, ["sh", "-c", f"{SHOW}; cat here"])
+    seen, errors = await read_all(session)
+    assert seen.decode().splitlines() == [*lines[:5], "here"]
+    await session.close()
+    found = names(await exported(box, tenant.order))
+    assert found["made"] == b"made\n"
+    assert found["sent"] == b"sent\nmore\n"
+    await box.destroy(tenant.order)
+
+
+@only(*SANDBOXED)
+async def test_a_user_by_number_and_a_command_of_the_renters(
+    setup: Setup, box: Sandbox, tmp_path: Path
+) -> None:
+    """Whoever names a command stands among what she sent."""
+    made = image_of(setup, tmp_path, [], {"User": "4321", "WorkingDir": "/srv", "Cmd": ["false"]})
+    await box.import_image(tmp_path, made.digest)
+    state, out, err = await run(
+        box, spec(setup, "sh", "-c", f"{SHOW}; echo made > made", image=made.digest)
+    )
+    uid = "0" if setup.name == "gvisor-own" else "4321"
+    assert out.decode().splitlines() == [uid, "0", "0", "/workspace", "/workspace"], err
+    assert state.exit is not None
+    assert state.exit.code == 0
+    assert names(await exported(box, state.order))["made"] == b"made\n"
+
+
+@only(*REAL)
+async def test_an_image_of_one_program_alone(setup: Setup, box: Sandbox, tmp_path: Path) -> None:
+    """No shell, no library, no passwd, no /tmp; a working directory that is not there."""
+    tool = Programs.find().tool
+    assert tool is not None
+    made = Made()
+    config = {"Entrypoint": ["/job", "canary"], "WorkingDir": "/a/b/c", "User": "77:88"}
+    sleep = base_layer(setup.archive, lambda name: name.endswith("/sleep") or "lib" in name)
+    made.add([sleep, layer({"job": tool.read_bytes()})], config)
+    made.write(tmp_path)
+    await box.import_image(tmp_path, made.digest)
+    if setup.name == "process" and not AS_ROOT:
+        return  # without a root of its own a process finds no absolute path of its image
+    state, out, err = await run(box, spec(setup, image=made.digest))
+    assert state.exit is not None
+    assert state.exit.code == 0, err
+    if setup.name in ("gvisor", "helper"):
+        assert b"uid=77\n" in out
+    order = await launch(box, spec(setup, "sleep", "300", image=made.digest))
+    missing = await box.exec(order, ["sh", "-c", "true"])
+    assert await missing.wait() == 127
+    await missing.close()
+    session = await box.exec(order, ["/job", "canary"])
+    out, _ = await read_all(session)
+    assert b"kernel=" in out
+    assert await session.wait() == 0
+    await box.destroy(order)
+
+
+@only("gvisor", "gvisor-own", "helper")
+async def test_files_go_back_to_their_owners_within_a_budget(
+    setup: Setup, box: Sandbox, tmp_path: Path
+) -> None:
+    files = {"data/": b"", "data/small": b"s", "data/large": bytes(65 << 20), "data/last/": b""}
+    made = image_of(setup, tmp_path, [layer(files, owner=(5, 6))], {})
+    await box.import_image(tmp_path, made.digest)
+    show = ("ls", "-lnd", "/data", "/data/small", "/data/large", "/data/last")
+    _, out, err = await run(box, spec(setup, *show, image=made.digest, disk_bytes=512 * MIB))
+    owners = {line.split()[-1]: line.split()[2:4] for line in out.decode().splitlines()}
+    own, roots = ["5", "6"], ["0", "0"]
+    assert owners == dict(zip(show[2:], (own, own, roots, own), strict=True)), err
 
 
 # -- what dies, and what stays

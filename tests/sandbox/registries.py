@@ -87,6 +87,24 @@ def serving(place: Path, *, with_password: bool = False) -> Iterator[int]:
 # -- images
 
 
+def base_layer(archive: Path, wanted: Callable[[str], bool] = lambda _: True) -> bytes:
+    """The layer of an image that `baseimage.build` made, or those files of it that are wanted."""
+    with tarfile.open(archive) as outer:
+        name = next(name for name in outer.getnames() if name.endswith("/layer.tar"))
+        content = outer.extractfile(name)
+        assert content is not None
+        whole = content.read()
+    buffer = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(whole)) as old,
+        tarfile.open(fileobj=buffer, mode="w") as new,
+    ):
+        for member in old:
+            if wanted(member.name):
+                new.addfile(member, old.extractfile(member) if member.isreg() else None)
+    return buffer.getvalue()
+
+
 def layer(files: Mapping[str, bytes], owner: tuple[int, int] = (0, 0), mode: int = 0o755) -> bytes:
     """A tar of files; a name that ends with a slash is a directory."""
     buffer = io.BytesIO()
@@ -141,6 +159,13 @@ class Made:
         self.digest = sha256(data).hexdigest()
         self.manifests[f"sha256:{self.digest}"] = (kind, data)
         return {"mediaType": kind, "digest": f"sha256:{self.digest}", "size": len(data)}
+
+    def write(self, place: Path) -> None:
+        """As a puller leaves it: a file for each blob, by the hex of its digest."""
+        place.mkdir(exist_ok=True)
+        manifests = {digest: data for digest, (_, data) in self.manifests.items()}
+        for digest, data in (self.blobs | manifests).items():
+            (place / digest.removeprefix("sha256:")).write_bytes(data)
 
     def push(self, port: int, repository: str, tag: str, *, with_password: bool = False) -> None:
         auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()

@@ -146,13 +146,15 @@ class Host:
     # -- images
 
     def install_image(self, digest: str) -> None:
-        """Its top directories become ours, so that nobody can swap them for links afterwards."""
+        """All of it becomes ours: nobody can swap or change anything afterwards, and inside it is root's."""
         incoming, target = self._image("incoming", digest), self._image("images", digest)
         if target.exists():
             shutil.rmtree(incoming, ignore_errors=True)
             return
         try:
             incoming.rename(target)
+            if os.geteuid() == 0:
+                own_tree(target)
             for path in (target, target / "rootfs"):
                 descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
@@ -473,6 +475,13 @@ def make_empty_rootfs(path: Path) -> None:
         (path / name).mkdir(exist_ok=True)
     for name in MOUNT_FILES:
         (path / name).touch()
+
+
+def own_tree(path: Path) -> None:
+    """Everything below a directory becomes root's, entered by descriptors that follow no link."""
+    for _, directories, files, descriptor in os.fwalk(path, follow_symlinks=False):
+        for name in (*directories, *files):
+            os.chown(name, 0, 0, dir_fd=descriptor, follow_symlinks=False)
 
 
 def remove_tree(path: Path) -> None:

@@ -149,7 +149,7 @@ class TenantSpec:
     workdir: str = ""
     """Empty: the image's own with its own command, else `/workspace`. Made where it is missing."""
     user: User | None = None
-    """None: the image's. Process tenants have a user that nobody has, whatever stands here."""
+    """None: the image's, as far as the mode has other users than one (`tenants.user_in`)."""
     cpu_milli: int = 1000
     """Thousandths of a core."""
     memory_bytes: int = 1 << 30

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import suppress
@@ -84,7 +85,7 @@ class LocalSandbox:
         await asyncio.to_thread(shutil.rmtree, incoming, ignore_errors=True)
         (incoming / "rootfs").mkdir(parents=True)
         if self._unpack_uid:
-            os.chown(incoming / "rootfs", self._unpack_uid, self._unpack_uid)
+            await asyncio.to_thread(_hand_over, self._unpack_uid, incoming / "rootfs", archive)
         try:
             source = os.open(archive, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -133,7 +134,7 @@ class LocalSandbox:
             argv=spec.argv or image.argv,
             env=tuple(env.items()),
             workdir=spec.workdir or own_place or WORKSPACE,
-            user=spec.user or (User() if self._report.mode is Mode.PROCESS else image.user),
+            user=spec.user or user_in(spec.mode or self._report.mode, image.user),
             mode=spec.mode or self._report.mode,
         )
         await self._host.prepare(whole)
@@ -302,6 +303,18 @@ def _sentence(errors: bytes) -> str:
     return lines[-1].removeprefix("dbc: ") if lines else "the sandbox ended"
 
 
+def user_in(mode: Mode, user: User) -> User:
+    """As whom a job of an image runs. Where the host has one user for all of a tenant's files, only root
+    inside can write them; processes have a user of the host's.
+    """
+    match mode:
+        case Mode.GVISOR_OWN:
+            return User(home=user.home)
+        case Mode.PROCESS:
+            return User()
+    return user
+
+
 def image_from_json(found: dict[str, Any]) -> ImageInfo:
     """What `image.json` says; older ones say less."""
     return ImageInfo(
@@ -315,6 +328,13 @@ def image_from_json(found: dict[str, Any]) -> ImageInfo:
     )
 
 
+def _hand_over(uid: int, rootfs: Path, archive: Path) -> None:
+    """What the unpacking user fills, and the blobs it reads; a whole archive is opened for it."""
+    blobs = (archive, *archive.iterdir()) if archive.is_dir() else ()
+    for path in (rootfs, *blobs):
+        os.chown(path, uid, uid, follow_symlinks=False)
+
+
 def _size_of(archive: Path) -> int:
     files = archive.iterdir() if archive.is_dir() else (archive,)
     return sum(file.stat().st_size for file in files)
@@ -324,11 +344,15 @@ async def _unpack_process(
     archive: int, digest: str, rootfs: Path, uid: int, limit: int | None
 ) -> dict[str, Any]:
     bound = MAX_UNPACKED if limit is None else limit
-    arguments = ("-m", "deepbrain.sandbox.unpack", digest, str(rootfs), str(uid), str(bound))
+    arguments = ["-m", "deepbrain.sandbox.unpack", digest, str(rootfs), str(uid), str(bound)]
+    is_directory = stat.S_ISDIR(os.fstat(archive).st_mode)
+    if is_directory:  # which no Python would have as its standard input
+        arguments.append(str(archive))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
-        stdin=archive,
+        stdin=asyncio.subprocess.DEVNULL if is_directory else archive,
+        pass_fds=(archive,) if is_directory else (),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

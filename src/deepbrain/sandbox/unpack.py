@@ -1,7 +1,7 @@
-"""Unpack an image without privileges: `python -m deepbrain.sandbox.unpack DIGEST DIRECTORY UID LIMIT`.
+"""Unpack an image without privileges: `python -m deepbrain.sandbox.unpack DIGEST DIRECTORY UID LIMIT [FD]`.
 
-Standard input is the archive, a seekable file, or a directory of blobs, which then are a registry's and
-DIGEST that of the image's manifest. At most LIMIT bytes are unpacked. A UID above 0 is become, for good, before the first byte
+Standard input is the archive, a seekable file. With FD, a descriptor of a directory of blobs, it is a
+registry's, and DIGEST is that of the image's manifest. At most LIMIT bytes are unpacked. A UID above 0 is become, for good, before the first byte
 of the archive is read. Prints the image's configuration as JSON, or one line of reason with exit code 1.
 """
 
@@ -10,7 +10,6 @@ import gzip as _gzip  # noqa: F401 - imported while the interpreter's files can 
 import json
 import os
 import resource
-import stat
 import sys
 import zlib as _zlib  # noqa: F401
 from dataclasses import asdict
@@ -40,21 +39,22 @@ def drop_rights(uid: int) -> None:
     os.umask(0o022)
 
 
-def unpack_input(digest: str, limit: int) -> ImageConfig:
+def unpack_input(digest: str, limit: int, blobs: int | None) -> ImageConfig:
     """Raises: ImageError."""
-    if stat.S_ISDIR(os.fstat(0).st_mode):
-        return unpack_blobs(0, digest, Path(), limit)
+    if blobs is not None:
+        return unpack_blobs(blobs, digest, Path(), limit)
     if digest_of(sys.stdin.buffer) != digest:
         raise ImageError("the image is not the one that was named: its SHA-256 differs")
     return unpack(sys.stdin.buffer, Path(), limit)
 
 
 def main() -> int:
-    digest, directory, uid, limit = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
+    digest, directory, uid, limit = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:5])
+    blobs = int(sys.argv[5]) if len(sys.argv) > 5 else None
     os.chdir(directory)  # the way here may be closed to that user
     drop_rights(uid)
     try:
-        config = unpack_input(digest, limit)
+        config = unpack_input(digest, limit, blobs)
     except ImageError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -81,23 +81,13 @@ func cutOwner(record string) (string, string, bool) {
 }
 
 // giveWorkspace makes the workspace and what was sent into it the user's, who could not write there.
-// Where the host's files cannot change hands (rootless), rights for all are as good: nobody else is here.
 func giveWorkspace(user *syscall.Credential) {
 	if user == nil {
 		return
 	}
-	root := workspace()
-	filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return nil
-		}
-		if os.Lchown(path, int(user.Uid), int(user.Gid)) == nil || entry.Type()&fs.ModeSymlink != 0 {
-			return nil
-		}
-		if info, err := entry.Info(); err == nil {
-			mode := info.Mode().Perm()
-			owners := mode >> 6
-			os.Chmod(path, mode|owners<<3|owners)
+	filepath.WalkDir(workspace(), func(path string, entry fs.DirEntry, err error) error {
+		if err == nil {
+			os.Lchown(path, int(user.Uid), int(user.Gid))
 		}
 		return nil
 	})

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-
 from tests.sandbox.registries import Made, base_layer, layer
 
 from deepbrain.provider.confine import confined, program_trees

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.cli.market import ALICE, Broken, Market, open_market
+from tests.cli.market import ALICE, Broken, Market, Provider, open_market
 
 from deepbrain.cli import deliver, follow
 from deepbrain.cli.failure import UserError
@@ -20,7 +20,7 @@ from deepbrain.cli.tenant import _copy_in, _copy_out, _exec
 from deepbrain.cli.wish import Wish
 from deepbrain.client.workspace import scan
 from deepbrain.net.messages import ALL_SCOPES
-from deepbrain.pallets.machines import Isolation, Machines
+from deepbrain.pallets.machines import Isolation, Machines, Network
 from deepbrain.pallets.rent import Ended, Ending, Rent
 from deepbrain.pallets.system import System
 from deepbrain.primitives.ids import OrderId
@@ -29,6 +29,7 @@ from deepbrain.primitives.units import MicroUsd, Seconds
 from deepbrain.provider.act import Actor
 from deepbrain.provider.plan import Prepare
 from deepbrain.sandbox.sandbox import Mode
+from deepbrain.sandbox.sandbox import Network as SandboxNetwork
 
 
 class Killed(BaseException):
@@ -153,6 +154,7 @@ async def test_when_nobody_starts_the_reasons_are_given_and_nothing_is_held(
         ({"image": "nonsense"}, "does not have the image nonsense"),
         ({"image": "./nonsense.tar"}, "does not exist"),
         ({"seconds": Seconds(1)}, "term is too short"),
+        ({"network": Network.INTERNET}, "offers internet; ask for --network none"),
     ],
 )
 async def test_wishes_that_cannot_be_met_are_one_sentence(
@@ -180,6 +182,50 @@ async def test_a_machine_that_isolates_otherwise_than_it_says_gets_nothing(
     with pytest.raises(UserError, match="isolates by process"):
         await run(market, wish("echo"), tmp_path / "out")
     assert await order(market) is None
+
+
+async def test_a_wish_for_the_internet_takes_machines_that_have_it(
+    market: Market, tmp_path: Path
+) -> None:
+    await market.provider(price=1_000)
+    dearer = await market.provider(network=Network.INTERNET)
+    await run(market, wish("echo", network=Network.INTERNET), tmp_path / "out")
+    placed = await order(market)
+    assert placed is not None
+    assert placed.machine == dearer.id
+    assert [(await tenant(provider)) for provider in market.providers] == [
+        None,
+        SandboxNetwork.INTERNET,
+    ]
+
+
+@pytest.mark.parametrize("wished", [None, Network.NONE])
+async def test_a_job_gets_what_the_machine_offers_unless_it_wants_none(
+    market: Market, tmp_path: Path, wished: Network | None
+) -> None:
+    machine = await market.provider(network=Network.INTERNET)
+    await run(market, wish("echo", network=wished), tmp_path / "out")
+    expected = SandboxNetwork.INTERNET if wished is None else SandboxNetwork.NONE
+    assert await tenant(machine) is expected
+
+
+async def test_a_machine_that_has_lost_its_network_gets_nothing(
+    market: Market, tmp_path: Path
+) -> None:
+    machine = await market.provider(network=Network.INTERNET)
+    machine.agent.sandbox._report = dataclasses.replace(  # type: ignore[attr-defined]
+        machine.agent.sandbox.report, network=SandboxNetwork.NONE
+    )
+    with pytest.raises(UserError, match="its network is none, and its offer says internet"):
+        await run(market, wish("echo"), tmp_path / "out")
+    assert await order(market) is None
+    await run(market, wish("echo", network=Network.NONE), tmp_path / "out")
+
+
+async def tenant(provider: Provider) -> SandboxNetwork | None:
+    """The network of the machine's only tenant, if it has one."""
+    states = await provider.agent.sandbox.list()
+    return states[0].spec.network if states else None
 
 
 async def test_too_little_money_is_said_before_anything_is_placed(

@@ -159,3 +159,15 @@ def test_a_second_helper_keeps_what_the_first_one_found(place: World) -> None:
         place.host.run(second.try_out)
     with seats(place, second) as seat:
         assert allowed(seat)["the web by TCP"]
+
+
+def test_a_firewall_that_was_made_anew_admits_again(place: World) -> None:
+    """As by `systemctl restart docker`: our two rules are gone, and tenants run."""
+    docker(place)
+    network = TenantNetwork()
+    place.host.run(network.try_out)
+    with seats(place, network) as seat:
+        iptables(place, "-F DOCKER-USER")
+        assert not ALLOWED["the web by TCP"](seat), "the control does not work: nothing dropped"
+        place.host.run(network.settle)  # what the helper does when the kernel tells of a change
+        assert allowed(seat)["the web by TCP"]

@@ -19,6 +19,7 @@ from tests.hostile.world import (
     METADATA,
     NEIGHBOUR,
     PORT,
+    RESOLVER,
     WEB,
     World,
     world,
@@ -94,6 +95,22 @@ def test_a_job_fetches_from_the_internet_by_name(net: Network) -> None:
 
 def test_a_job_reaches_nothing_else(net: Network) -> None:
     assert reached(net, *OPEN, *CLOSED) == OPEN
+
+
+def test_doctor_tries_it_and_says_so(net: Network, here: World) -> None:
+    def finding() -> dict[str, object]:
+        found = json.loads(net.dbc("doctor", "--json").out)
+        (ours,) = [entry for entry in found if entry["name"] == "tenants' network"]
+        return dict(ours)
+
+    assert (finding()["ok"], finding()["detail"]) == (True, "internet: TCP and DNS work")
+    here.net.sh("ip", "addr", "del", f"{RESOLVER}/32", "dev", "wan0")
+    try:
+        unwell = finding()
+    finally:
+        here.net.sh("ip", "addr", "add", f"{RESOLVER}/32", "dev", "wan0")
+    assert unwell["ok"] is False
+    assert "DNS does not work" in str(unwell["detail"])
 
 
 def test_a_job_that_wants_no_network_has_none(net: Network) -> None:

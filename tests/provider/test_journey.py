@@ -8,7 +8,7 @@ from tests.net.ends import KINDS
 from tests.provider.house import IMAGE, eventually, house, manifest_of, tar_of
 
 from deepbrain.net.errors import RefusalCode, Refused
-from deepbrain.net.messages import Digest, Ending, Stage
+from deepbrain.net.messages import Digest, Ending, Network, Stage
 from deepbrain.provider.chain import Closing, OrderPhase
 
 
@@ -75,6 +75,16 @@ async def test_an_image_may_come_from_the_renter(tmp_path):
         await session.put_blob(source, manifest.image)
         await home.wait_stage(session, Stage.EXITED)
         assert [piece.data async for piece in session.logs()] == [b"hello\n"]
+
+
+async def test_a_network_that_is_not_there_is_refused_before_anything_is_sent(tmp_path):
+    manifest = manifest_of("echo", "hello", network=Network.INTERNET)
+    async with house("fake", tmp_path) as home:
+        home.place(1, manifest)
+        session = await home.session(1)
+        with pytest.raises(Refused, match="ask for --network none") as caught:
+            await session.put_manifest(manifest)
+        assert caught.value.code is RefusalCode.MISMATCH
 
 
 async def test_what_does_not_match_its_hash_is_refused_in_one_sentence(tmp_path):

@@ -4,8 +4,10 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from deepbrain.sandbox import egress
 from deepbrain.sandbox.egress import mark_of, render
 from deepbrain.sandbox.links import POOLS, Facts, Link, facts_of, free_network
+from deepbrain.sandbox.network import RESOLVERS_VARIABLE, TenantNetwork
 from deepbrain.sandbox.sandbox import SandboxError
 
 
@@ -60,6 +62,23 @@ def test_a_tenants_network_overlaps_nothing_of_the_hosts(facts: Facts) -> None:
         found = free_network(facts.taken)
         assert found.prefixlen == 30
         assert not any(found.overlaps(network) for network in facts.taken)
+
+
+def test_a_machine_without_nft_offers_none_and_names_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(egress, "find_binary", lambda *_: None)
+    monkeypatch.setattr(egress.os, "access", lambda *_: False)
+    with pytest.raises(SandboxError, match="install the package nftables"):
+        TenantNetwork().try_out()
+
+
+def test_resolvers_are_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RESOLVERS_VARIABLE, "192.0.2.53, 192.0.2.54")
+    assert TenantNetwork().resolvers == (IPv4Address("192.0.2.53"), IPv4Address("192.0.2.54"))
+    monkeypatch.setenv(RESOLVERS_VARIABLE, "dns.example")
+    with pytest.raises(SandboxError, match=r"such as 1\.1\.1\.1"):
+        TenantNetwork()
 
 
 def test_a_pool_that_a_route_covers_is_left_alone() -> None:

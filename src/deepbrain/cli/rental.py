@@ -214,7 +214,7 @@ async def _greeting_of(renter: Renter, wish: Wish, offer: Offered) -> Greeting:
         raise Unwilling("it serves another chain")
     if greeting.mode != offer.mode:
         raise Unwilling(f"it isolates by {greeting.mode}, and its offer says {offer.mode}")
-    if greeting.network != offer.network and wish.network is not Network.NONE:
+    if wish.network_on(offer) is Network.INTERNET and greeting.network != offer.network:
         raise Unwilling(f"its network is {greeting.network}, and its offer says {offer.network}")
     return greeting
 
@@ -270,7 +270,7 @@ def _manifest_for(wish: Wish, offer: Offered, image: "Pinned", package: Package)
         ),
         out=wish.out,
         tty=False,
-        network=messages.Network[(wish.network or offer.machine.network).name],
+        network=messages.Network[wish.network_on(offer).name],
     )
 
 
@@ -366,7 +366,7 @@ async def _mode_of(reach: Reach) -> str:
 
 def price_line(wish: Wish, offer: Offered, cost: Balance, limit: Balance, fee: Balance) -> str:
     """What a person agrees to."""
-    network = (wish.network or offer.machine.network).name.lower()
+    network = wish.network_on(offer).name.lower()
     more = f" (at most {quantity.dbc(limit)} on another machine)" if limit > cost else ""
     return (
         f"{wish.units} × {offer.model or offer.unit_name} on {offer.name} ({offer.mode}, network {network}) for "

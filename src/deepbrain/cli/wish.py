@@ -38,6 +38,9 @@ class Wish:
     network: Network | None = None
     """None: whatever the machine offers."""
 
+    def network_on(self, offer: Offered) -> Network:
+        return offer.machine.network if self.network is None else self.network
+
     @property
     def image_file(self) -> Path | None:
         """An image of the renter's own: anything that is a file, or looks like a path."""

@@ -250,7 +250,11 @@ class Actor:
     async def _import_image(self, files: OrderFiles, manifest: Manifest) -> None:
         digest = manifest.image.hex()
         blob = files.blob(manifest.image)
-        if not has_image(files, manifest, files.record(), await images_of(self.sandbox)):
+        images = await images_of(self.sandbox)
+        known = images.get(digest)
+        if not manifest.pull and known is not None and known.private:
+            raise CannotRun("the image is not on the machine for this order; name its registry")
+        if not has_image(files, manifest, files.record(), images):
             raise CannotRun("the image is not on the machine any more")
         self.cache.note_use(digest)
         if blob.exists():

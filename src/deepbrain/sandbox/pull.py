@@ -222,7 +222,7 @@ class Pull:
             if tries >= TRIES:
                 raise failure
             part.flush()
-            self._sleep(PAUSE_SECONDS[min(tries, len(PAUSE_SECONDS) - 1)])
+            self._sleep(PAUSE_SECONDS[max(tries - 1, 0)])
         if hashing.hexdigest() != digest:
             part.truncate(0)
             raise Refused("the registry sent a layer that is not the one its manifest names")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.home import home
+from deepbrain.cli.output import say
 from deepbrain.cli.supervise import Program
 from deepbrain.pallets.machines import (
     Address,
@@ -36,6 +37,7 @@ from deepbrain.primitives.units import U16, U32, MicroUsd
 from deepbrain.provider.gpus import SeenGpu
 from deepbrain.provider.identity import AgentConfig, AgentError, Capacity, load_config
 from deepbrain.provider.inventory import Inventory
+from deepbrain.sandbox.programs import get_programs
 
 if TYPE_CHECKING:
     from deepbrain.client import Client
@@ -118,7 +120,11 @@ class Ready:
 
 
 async def make_ready(place: Place, mode: str, image: Path | None = None) -> Ready:
-    """Run the canaries and unpack the base image. Raises: UserError: nothing can run here."""
+    """Get what tenants run in, run the canaries, and unpack the base image.
+
+    Raises: UserError, SandboxError: nothing can run here.
+    """
+    await get_programs(say, gvisor=mode != "process")
     place.make()
     out = await _prepare("ready", place, mode, *([] if image is None else [str(image)]))
     found: dict[str, Any] = json.loads(out)

@@ -9,6 +9,7 @@ from pathlib import Path
 from deepbrain.sandbox.cgroups import find_cgroups
 from deepbrain.sandbox.modes import Programs
 from deepbrain.sandbox.network import offered
+from deepbrain.sandbox.programs import HOW_TO_GET
 from deepbrain.sandbox.sandbox import Mode, ModeReport, Network, SandboxError
 from deepbrain.sandbox.volumes import find_program
 
@@ -34,7 +35,7 @@ def checks(data: Path, report: ModeReport | None = None) -> list[Finding]:
     programs = Programs.find()
     findings = [
         _gvisor(programs.runsc),
-        _program("tenant tool", programs.tool, "run scripts/get-gvisor .cache/bin"),
+        _program("tenant tool", programs.tool, HOW_TO_GET),
         _disk(data),
     ]
     if os.geteuid() == 0:
@@ -55,13 +56,13 @@ def _program(name: str, path: Path | None, hint: str) -> Finding:
 def _gvisor(path: Path | None) -> Finding:
     """Where it is, and its version in its own words."""
     if path is None:
-        return _program("gVisor", None, "run scripts/get-gvisor .cache/bin")
+        return _program("gVisor", None, HOW_TO_GET)
     try:
         done = subprocess.run(
             [path, "--version"], capture_output=True, text=True, timeout=20, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        hint = "run scripts/get-gvisor .cache/bin again"
+        hint = HOW_TO_GET
         return Finding("gVisor", ok=False, detail=f"{path} does not run: {error}"[:300], hint=hint)
     version = done.stdout.split("\n", 1)[0].removeprefix("runsc version ").strip()[:100]
     return Finding("gVisor", ok=True, detail=f"{version}, {path}")

@@ -9,7 +9,7 @@ from deepbrain.sandbox.canary import make_data_directory, run_canaries
 from deepbrain.sandbox.engine import Engine
 from deepbrain.sandbox.host import Host, remove_tree
 from deepbrain.sandbox.process import ProcessEngine
-from deepbrain.sandbox.programs import find_binary
+from deepbrain.sandbox.programs import HOW_TO_GET, find_binary
 from deepbrain.sandbox.runsc import RunscEngine
 from deepbrain.sandbox.sandbox import (
     Mode,
@@ -53,7 +53,7 @@ def engine_for(
     if mode is Mode.PROCESS:
         return ProcessEngine(tool, owner)
     if programs.runsc is None:
-        raise SandboxError("runsc (gVisor) is missing; run scripts/get-gvisor .cache/bin")
+        raise SandboxError(f"runsc (gVisor) is missing; {HOW_TO_GET}")
     if mode is Mode.GVISOR and os.geteuid() != 0:
         raise SandboxError("limits and own network namespaces need root")
     return RunscEngine(
@@ -75,7 +75,7 @@ def choose_mode(
     owner = owner or (os.getuid(), os.getgid())
     programs = programs or Programs.find()
     if programs.tool is None:
-        raise SandboxError("dbc-tool is missing; run scripts/get-gvisor .cache/bin")
+        raise SandboxError(f"dbc-tool is missing; {HOW_TO_GET}")
     make_data_directory(data, owner)
     sweep(data, owner, programs.runsc, programs.tool)
     forced = os.environ.get(FORCE)

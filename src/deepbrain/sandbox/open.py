@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deepbrain.sandbox.host import Host, HostRequests, LocalHost
 from deepbrain.sandbox.modes import Programs, choose_mode
+from deepbrain.sandbox.programs import HOW_TO_GET
 from deepbrain.sandbox.sandbox import SandboxError
 from deepbrain.sandbox.tenants import LocalSandbox
 
@@ -42,7 +43,7 @@ def open_host(data: Path, owner: tuple[int, int] | None) -> Host:
     report, engine = choose_mode(data, owner)
     tool = Programs.find().tool
     if tool is None:
-        raise SandboxError("dbc-tool is missing; run scripts/get-gvisor .cache/bin")
+        raise SandboxError(f"dbc-tool is missing; {HOW_TO_GET}")
     host = Host(data, engine, report, owner, tool)
     host.sweep()
     return host

@@ -22,9 +22,8 @@ def kept_programs() -> Path:
 
 def find_binary(name: str, variable: str) -> Path | None:
     """By environment variable, then below a `.cache/bin` of the checkout or home, then by PATH."""
-    here = Path(__file__).resolve()
     candidates = [Path(told)] if (told := os.environ.get(variable)) else []
-    candidates += [parent / ".cache" / "bin" / name for parent in here.parents]
+    candidates += [directory / name for directory in _beside()]
     candidates += [kept_programs() / name]
     candidates += [Path(entry) / name for entry in os.get_exec_path()]
     for path in candidates:
@@ -34,6 +33,11 @@ def find_binary(name: str, variable: str) -> Path | None:
         except OSError:
             continue
     return None
+
+
+def _beside() -> tuple[Path, ...]:
+    """Where a checkout keeps its programs, if this package is in one."""
+    return tuple(parent / ".cache" / "bin" for parent in Path(__file__).resolve().parents)
 
 
 async def get_programs(say: Callable[[str], None], *, gvisor: bool = True) -> None:

@@ -7,18 +7,27 @@ import struct
 import subprocess
 import termios
 import time
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from tests.e2e.network import Network
 
 
 class Terminal:
-    """`dbc` with this terminal as its controlling one."""
+    """`dbc`, or another command, with this terminal as its controlling one."""
 
-    def __init__(self, net: Network, *args: str, columns: int = 100, rows: int = 30) -> None:
+    def __init__(
+        self,
+        net: Network,
+        *args: str,
+        columns: int = 100,
+        rows: int = 30,
+        command: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._master, slave = os.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        enter = net.variant.enter()
+        self.resize(columns, rows)
+        enter = net.variant.enter() if command is None else None
 
         def own() -> None:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -26,12 +35,12 @@ class Terminal:
                 enter()
 
         self.process = subprocess.Popen(
-            net.command(*args),
+            command or net.command(*args),
             stdin=slave,
             stdout=slave,
             stderr=slave,
             cwd=net.base,
-            env=net.env | {"TERM": "xterm"},
+            env={**(env or net.env), "TERM": "xterm"},
             start_new_session=True,
             preexec_fn=own,
         )
@@ -51,6 +60,9 @@ class Terminal:
 
     def send(self, text: str) -> None:
         os.write(self._master, text.encode())
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def wait(self, seconds: float = 30) -> int:
         deadline = time.monotonic() + seconds

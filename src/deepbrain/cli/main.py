@@ -33,6 +33,12 @@ PANELS: Final[dict[str, dict[str, Entry]]] = {
         "attach": Entry("orders", "attach", "Go on with an order where `run` left it."),
         "logs": Entry("orders", "logs", "Print what an order's job printed."),
         "exec": Entry("tenant", "exec_", "Run one more command in a running order."),
+        "ssh": Entry("ssh", "ssh", "Log in to a running order with `ssh`."),
+        "ssh-config": Entry("ssh", "ssh_config", "Print what `ssh` needs to reach your orders."),
+        "forward": Entry("forward", "forward", "Bring ports of a running order to this machine."),
+        "jupyter": Entry(
+            "forward", "jupyter", "Start Jupyter in a running order, and bring it here."
+        ),
         "cp": Entry("tenant", "cp", "Copy files to or from a running or ended order."),
         "stop": Entry("orders", "stop", "End an order now and settle it."),
         "extend": Entry("orders", "extend", "Give an order more time, at today's price."),
@@ -60,6 +66,11 @@ PANELS: Final[dict[str, dict[str, Entry]]] = {
     },
 }
 
+HIDDEN: Final = {
+    "ssh-proxy": Entry("ssh", "ssh_proxy", "Carry SSH between standard streams and an order."),
+}
+"""For programs, not for people."""
+
 _COMMANDS: Final = {name: entry for panel in PANELS.values() for name, entry in panel.items()}
 
 
@@ -70,7 +81,7 @@ class Panels(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = _COMMANDS.get(cmd_name)
+        entry = _COMMANDS.get(cmd_name) or HIDDEN.get(cmd_name)
         if entry is None:
             return None
         module = importlib.import_module(f"deepbrain.cli.{entry.module}")

@@ -1,7 +1,7 @@
 """`dbc ps`, `attach`, `logs`, `stop`, `extend`, `bill`: orders, found on the chain by key."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,11 @@ class OrderNumber(click.ParamType[OrderId]):
 
 
 ORDER = OrderNumber()
+
+
+def arguments(argv: Sequence[str]) -> tuple[str, ...]:
+    """A command's words; a `--` that stands between them and the order's number is none of them."""
+    return tuple(argv[1:] if argv and argv[0] == "--" else argv)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import click
 
 from deepbrain.cli.chain import Choices, block_on
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.orders import ORDER, reaching
+from deepbrain.cli.orders import ORDER, arguments, reaching
 from deepbrain.cli.output import files_and_size, progress, say
 from deepbrain.primitives.ids import OrderId
 
@@ -42,6 +42,9 @@ def exec_(
 
     The exit code is the command's. It ends when this does.
     """
+    argv = arguments(argv)
+    if not argv:
+        raise UserError("name a command to run, such as `dbc exec 7 nvidia-smi`")
     if tty and not os.isatty(0):
         raise UserError("a terminal was asked for, and standard input is none; leave out -t")
     choices = Choices.current()
@@ -106,11 +109,14 @@ async def _exec(
     from deepbrain.cli.terminal import join, size
     from deepbrain.cli.wish import parse_env
 
+    variables = parse_env(env)
+    if is_tty and "TERM" not in dict(variables):
+        variables += (("TERM", os.environ.get("TERM") or "dumb"),)
     columns, rows = size()
     async with reaching(choices, chosen, order) as reach:
         session = await reach.session()
         command = await session.exec(
-            argv, env=parse_env(env), cwd=workdir, tty=is_tty, cols=columns, rows=rows
+            argv, env=variables, cwd=workdir, tty=is_tty, cols=columns, rows=rows
         )
         async with command:
             return await join(command, interactive=interactive, is_tty=is_tty)

@@ -1,7 +1,7 @@
 """Records: `u8` kind, `u32` little-endian length, bytes. Logs and exec sessions are made of them.
 
-A log holds OUT and ERR only. On an exec stream the renter sends STDIN, RESIZE and EOF, the machine
-OUT, ERR and last of all EXIT.
+A log holds OUT and ERR only. On an exec stream the renter sends STDIN, RESIZE, SIGNAL and EOF, the
+machine OUT, ERR and last of all EXIT.
 """
 
 import struct
@@ -20,6 +20,8 @@ RESIZE: Final = 3
 EOF: Final = 4
 EXIT: Final = 5
 """`u8` exit code."""
+SIGNAL: Final = 6
+"""`u8` number, of Linux."""
 
 HEADER: Final = struct.Struct("<BI")
 SIZE: Final = struct.Struct("<HH")

@@ -72,6 +72,7 @@ from deepbrain.net.records import (
     MAX_RECORD,
     OUT,
     RESIZE,
+    SIGNAL,
     SIZE,
     STDIN,
     LogRecord,
@@ -173,6 +174,10 @@ class ExecStream:
     async def resize(self, cols: int, rows: int) -> None:
         """Tell the command that its terminal has changed."""
         await self._stream.write(record(RESIZE, SIZE.pack(cols, rows)))
+
+    async def signal(self, number: int) -> None:
+        """Send the command's process group a signal, 1 to 31 as Linux numbers them."""
+        await self._stream.write(record(SIGNAL, bytes((number,))))
 
     async def wait(self) -> int:
         """The exit code, dropping what output is left unread."""
@@ -365,6 +370,10 @@ class Session:
         """SIGTERM to the job, SIGKILL 30 s later. Settling the order is the chain's `close`."""
         async with await self._ask(Stop()) as stream:
             await expect_reply(stream, Done)
+
+    async def wait_closed(self) -> None:
+        """Until the connection has ended, from either side or by silence."""
+        await self._connection.wait_closed()
 
     def close(self) -> None:
         """Close the connection; commands started over it are killed. Idempotent."""

@@ -35,7 +35,17 @@ from deepbrain.net.messages import (
     Stop,
     Wanted,
 )
-from deepbrain.net.records import EOF, EXIT, MAX_RECORD, RESIZE, SIZE, STDIN, read_record, record
+from deepbrain.net.records import (
+    EOF,
+    EXIT,
+    MAX_RECORD,
+    RESIZE,
+    SIGNAL,
+    SIZE,
+    STDIN,
+    read_record,
+    record,
+)
 from deepbrain.net.stream import Stream
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.hashing import blake2_256
@@ -68,6 +78,9 @@ LAST_WORDS_SECONDS: Final = 2.0
 """How long an upload may go on once its order needs no more files."""
 PROGRESS_SECONDS: Final = 0.2
 """The least time between two published steps of an upload."""
+
+LAST_SIGNAL: Final = 31
+"""The real-time signals above it mean nothing to anybody but their sender."""
 
 _STARTED: Final = (Stage.RUNNING, Stage.EXITED)
 
@@ -461,8 +474,10 @@ async def _feed(session: ExecSession, stream: Stream) -> None:
             await session.write_eof()
         elif kind == RESIZE and len(payload) == SIZE.size:
             await session.resize(*SIZE.unpack(payload))
+        elif kind == SIGNAL and len(payload) == 1 and 1 <= payload[0] <= LAST_SIGNAL:
+            await session.signal(payload[0])
         else:
-            raise MalformedMessage("only input, resizes and its end go to a command")
+            raise MalformedMessage("only input, its end, resizes and signals go to a command")
     await session.write_eof()
 
 

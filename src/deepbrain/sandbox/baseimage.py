@@ -43,6 +43,7 @@ PROGRAMS: Final = (
     "false",
     "find",
     "grep",
+    "gzip",
     "head",
     "id",
     "kill",
@@ -55,9 +56,11 @@ PROGRAMS: Final = (
     "ps",
     "pwd",
     "rm",
+    "rsync",
     "rmdir",
     "sed",
     "seq",
+    "sha256sum",
     "sleep",
     "sort",
     "stty",
@@ -297,8 +300,10 @@ def _needed(binaries: list[Path]) -> set[str]:
     ldd = shutil.which("ldd")
     if ldd is None:
         raise ImageError("the program ldd is missing; the base image needs it")
+    loading = {name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"}
+    loading["LC_ALL"] = "C"
     done = subprocess.run(
-        [ldd, *map(str, binaries)], capture_output=True, text=True, check=False, env={"LC_ALL": "C"}
+        [ldd, *map(str, binaries)], capture_output=True, text=True, check=False, env=loading
     )
     found = set()
     for line in done.stdout.splitlines():

@@ -120,6 +120,9 @@ class _FakeSession:
             self._process.size = (cols, rows)
             self._process.signals.put_nowait(signal.SIGWINCH)
 
+    async def signal(self, number: int) -> None:
+        self._process.signals.put_nowait(number)
+
     async def wait(self) -> int:
         try:
             return await asyncio.shield(self._task)

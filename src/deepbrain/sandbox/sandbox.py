@@ -240,6 +240,10 @@ class ExecSession(Protocol):
         """Set the terminal's size; the foreground process gets SIGWINCH. No TTY: ignored."""
         ...
 
+    async def signal(self, number: int) -> None:
+        """Send the command's process group a signal, 1 to 31. It has ended: nothing happens."""
+        ...
+
     async def wait(self) -> int:
         """The exit code (128 + signal when killed by one); 255 when it got lost with the tenant."""
         ...

@@ -75,7 +75,8 @@ class PipeSession:
         self._leash = leash
         self._tty = tty
         self._on_end = on_end
-        os.set_blocking(stdin, False)
+        for fd in (stdin, leash):
+            os.set_blocking(fd, False)
         self._readers = {stream: _Reader(fd) for stream, fd in streams.items()}
         self._status = _Reader(status)
         self._output: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue(_QUEUE_CHUNKS)
@@ -144,6 +145,12 @@ class PipeSession:
     async def resize(self, cols: int, rows: int) -> None:
         if self._tty and self._stdin >= 0:
             set_size(self._stdin, cols, rows)
+
+    async def signal(self, number: int) -> None:
+        if self._leash >= 0:
+            # The tool at the other end is gone, or does not read: nobody is left to be told.
+            with suppress(BrokenPipeError, BlockingIOError):
+                os.write(self._leash, bytes((number,)))
 
     async def wait(self) -> int:
         return await asyncio.shield(self._code)

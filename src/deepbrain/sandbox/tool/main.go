@@ -1,6 +1,7 @@
-// dbc-tool is mounted read-only at /.dbc/tool in every tenant. It is what the host needs inside a
-// container and may not find there: an init, a leash for exec sessions, and tar both ways. Static,
-// without dependencies, and harmless in anyone's hands: it can do nothing its caller could not do.
+// dbc-tool is mounted read-only at /.dbc/tool in every tenant. It is what host and renter need inside a
+// container and may not find there: an init, a leash for exec sessions, tar both ways, the user's shell, an
+// SFTP server and a way to the tenant's own ports. Static, and harmless in anyone's hands: it can do nothing
+// its caller could not do.
 package main
 
 import (
@@ -16,13 +17,16 @@ const (
 )
 
 var commands = map[string]func([]string) int{
-	"init":    initMain,    // pid 1 of a tenant, or the root of a process tenant
-	"run":     runMain,     // an exec session
-	"session": sessionMain, // around the client of an exec session, on the host
-	"confine": confineMain, // drop rights, then exec (process mode)
-	"tar-out": tarOutMain,
-	"tar-in":  tarInMain,
-	"canary":  canaryMain,
+	"init":        initMain,    // pid 1 of a tenant, or the root of a process tenant
+	"run":         runMain,     // an exec session
+	"session":     sessionMain, // around the client of an exec session, on the host
+	"confine":     confineMain, // drop rights, then exec (process mode)
+	"tar-out":     tarOutMain,
+	"tar-in":      tarInMain,
+	"login":       loginMain,
+	"sftp-server": sftpMain,
+	"dial":        dialMain,
+	"canary":      canaryMain,
 }
 
 func main() {
@@ -31,7 +35,7 @@ func main() {
 			os.Exit(command(os.Args[2:]))
 		}
 	}
-	os.Exit(fail(exitUsage, "usage: tool init|run|confine|tar-out|tar-in|canary ..."))
+	os.Exit(fail(exitUsage, "usage: tool init|run|confine|tar-out|tar-in|login|sftp-server|dial|canary ..."))
 }
 
 func fail(code int, format string, values ...any) int {

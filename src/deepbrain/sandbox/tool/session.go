@@ -6,12 +6,16 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 const (
 	statusFd     = 4
 	tiocsctty    = 0x540e
 	leashedGrace = 8 * time.Second
+	pollErr      = 0x8
+	pollHup      = 0x10
+	pollNval     = 0x20
 )
 
 // sessionMain runs on the host, around the client of one exec session: `session [--tty] -- argv`. It
@@ -45,14 +49,29 @@ func sessionMain(args []string) int {
 	for fd := range 3 { // the ends of the streams are the client's alone
 		syscall.Close(fd)
 	}
-	leash := make(chan struct{})
-	go watchLeash(leash)
 	go func() {
-		<-leash
+		awaitCut()
 		time.Sleep(leashedGrace)
 		syscall.Kill(child, syscall.SIGKILL)
 	}()
 	return report(waitFor(child))
+}
+
+// awaitCut waits until the leash is cut, and reads nothing: what is in it is for the client's other end.
+func awaitCut() {
+	leash := []pollFd{{fd: leashFd}}
+	for leash[0].revents&(pollHup|pollErr) == 0 {
+		if leash[0].revents&pollNval != 0 {
+			select {} // started by hand, without a leash
+		}
+		syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&leash[0])), 1, 0, 0, 0, 0)
+	}
+}
+
+type pollFd struct {
+	fd      int32
+	events  int16
+	revents int16
 }
 
 func waitFor(child int) int {

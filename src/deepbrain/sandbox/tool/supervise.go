@@ -13,7 +13,8 @@ import (
 )
 
 // Descriptors given by the host. The leash is a pipe whose other end the host holds: when that closes,
-// by intent or because the host's process died, everything that was started here is killed.
+// by intent or because the host's process died, everything that was started here is killed. A byte in it is
+// the number of a signal for the job.
 const (
 	leashFd = 3
 	readyFd = 4
@@ -82,7 +83,7 @@ func supervise(args []string, user *syscall.Credential, tty, tellReady bool) int
 	if code != 0 {
 		return code
 	}
-	leash := make(chan struct{})
+	leash := make(chan syscall.Signal)
 	go watchLeash(leash)
 	ended := make(chan int, 1)
 	go reapUntil(child, ended)
@@ -91,9 +92,12 @@ func supervise(args []string, user *syscall.Credential, tty, tellReady bool) int
 		case code := <-ended:
 			killAll()
 			return code
-		case <-leash:
-			killAll()
-			return exitKilled
+		case asked, holds := <-leash:
+			if !holds {
+				killAll()
+				return exitKilled
+			}
+			syscall.Kill(-child, asked)
 		case received := <-signals:
 			forward(received.(syscall.Signal), child, tty)
 		}
@@ -121,7 +125,8 @@ func spawn(argv []string, user *syscall.Credential, tty bool) (int, int) {
 	return child, 0
 }
 
-func watchLeash(cut chan<- struct{}) {
+// watchLeash passes the signals that are asked for on, and closes the channel when the leash is cut.
+func watchLeash(asked chan<- syscall.Signal) {
 	buffer := make([]byte, 1)
 	for {
 		count, err := syscall.Read(leashFd, buffer)
@@ -132,9 +137,10 @@ func watchLeash(cut chan<- struct{}) {
 			return // started by hand, without a leash
 		}
 		if count <= 0 || err != nil {
-			close(cut)
+			close(asked)
 			return
 		}
+		asked <- syscall.Signal(buffer[0])
 	}
 }
 

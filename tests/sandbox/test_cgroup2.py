@@ -6,6 +6,7 @@ the rules that matter here are the same for every controller. `tests/qemu` runs 
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +122,37 @@ def test_no_process_stays_beside_tenants(
     for process in sleepers:
         process.kill()
         process.wait()
+
+
+IN_A_CONTAINER = """
+import subprocess, sys
+from pathlib import Path
+from deepbrain.sandbox.cgroup2 import find_place, own_group
+root, controller = Path(sys.argv[1]), sys.argv[2]
+subprocess.run(["mount", "-t", "cgroup2", "none", str(root)], check=True)
+for _ in range(2):
+    place = find_place(root, booted=root / "no", uid=0)
+    print(own_group(), place.tenants, *place.holders)
+    place.open(root, [controller])
+print(*(root / "deepbrain" / "cgroup.subtree_control").read_text().split())
+"""
+
+
+def test_in_a_container_its_own_tree_is_divided(
+    tree: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    """With a cgroup namespace, as container engines give: the container's group is its root."""
+    _, top, controller = tree
+    enter = f'echo $$ >{top}/cgroup.procs && exec unshare --cgroup --mount "$@"'
+    program = [sys.executable, "-c", IN_A_CONTAINER, str(tmp_path), controller]
+    done = subprocess.run(
+        ["sh", "-c", enter, "sh", *program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, controllers = done.stdout.splitlines()
+    assert first == "/ /deepbrain /"
+    assert second == f"/{LEAF} /deepbrain /"
+    assert controllers.split() == [controller]
 
 
 def test_a_tenant_is_killed_whole_and_removed(

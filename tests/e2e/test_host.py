@@ -75,7 +75,9 @@ class Guide:
             self.host.expect(f"rm -rf {here}; ln -s {ROOT / name} {here}")
 
     def doctor(self, line: str) -> None:
-        found = json.loads(self.host.run(f"{line} --json").out)
+        done = self.host.run(f"{line} --json")
+        found = json.loads(done.out)
+        assert done.code == (0 if all(one["ok"] for one in found) else 1)
         assert all(set(one) == {"name", "ok", "detail", "hint"} for one in found)
         by_name = {one["name"]: one for one in found}
         assert by_name["isolation"]["detail"] == "gvisor: serves anyone"

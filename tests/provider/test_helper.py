@@ -3,7 +3,10 @@
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepbrain import __version__
 from deepbrain.primitives.errors import DecodeError
+from deepbrain.provider import agent as agent_module
+from deepbrain.provider import release
 from deepbrain.provider.helper import Service, secret
 from deepbrain.sandbox.host import Host, SessionFds, check_spec
 from deepbrain.sandbox.messages import (
@@ -268,3 +274,47 @@ def test_a_password_is_handed_over_in_memory_to_nobody_else(tmp_path: Path) -> N
         pass
     with secret(None) as nothing:
         assert nothing is None
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="the helper runs as root")
+def test_a_helper_whose_agent_is_of_another_release_begins_anew(tmp_path: Path) -> None:
+    place = tmp_path / "shared"
+    place.mkdir()
+    place.chmod(0o777)
+    agent = f"""
+        echo "$DBC_HELPER_RELEASE" >> {place}/seen
+        [ "$(wc -l < {place}/seen)" = 1 ] && exit {release.OTHER}
+        exec sleep 60
+    """
+    command = [sys.executable, "-m", "deepbrain.provider.helper", "--data", str(tmp_path / "data")]
+    command += ["--uid", "51998", "--reach", str(place), "--", "sh", "-c", agent]
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        # A plain process is all that is needed: whatever this machine can isolate by.
+        helper = subprocess.Popen(
+            command, stderr=out, env=os.environ | {"DBC_FORCE_MODE": "process"}
+        )
+    try:
+        deadline = time.monotonic() + 40
+        while log.read_text().count("event=started") < 2:
+            assert time.monotonic() < deadline and helper.poll() is None, log.read_text()
+            time.sleep(0.05)
+        assert "event=release" in log.read_text()
+        while len((place / "seen").read_text().splitlines()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert (place / "seen").read_text().splitlines() == [__version__] * 2
+    finally:
+        helper.terminate()
+        helper.wait(20)
+
+
+def test_an_agent_of_another_release_than_its_helper_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(release.VARIABLE, "0.0.0")
+    assert agent_module.main(["--data", str(tmp_path)]) == release.OTHER
+    assert "another release" in caplog.text
+    monkeypatch.setenv(release.VARIABLE, __version__)
+    assert agent_module.main(["--data", str(tmp_path)]) == 1, "and now it is another trouble"

@@ -33,6 +33,8 @@ from deepbrain.provider.record import (
     Records,
     monotonic_ms,
 )
+from deepbrain.sandbox.directory import TenantDirectory
+from deepbrain.sandbox.sandbox import Network, SandboxError
 
 CAPACITY = Capacity(units=2, cpu_milli=2000, memory_bytes=1 << 30, disk_bytes=1 << 30)
 CONFIG = AgentConfig(
@@ -202,3 +204,39 @@ def test_settings_of_a_newer_release_say_so(tmp_path, caplog):
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"colour": "blue"}))
     assert agent_module.main(["--data", str(tmp_path)]) == 1
     assert "newer deepbrain" in caplog.text and "colour" in caplog.text
+
+
+def test_records_of_the_first_release_are_read(tmp_path):
+    """As they lie on disk where a machine served before."""
+    order = tmp_path / "orders" / "3"
+    order.mkdir(parents=True)
+    (order / "order.json").write_text(
+        json.dumps(
+            {
+                "order": 3, "genesis": "07" * 32, "seen_block": 9, "seen_hash": "01" * 32,
+                "renter": "02" * 32, "manifest_hash": "03" * 32, "units": 1, "seconds": 60,
+                "latest_end": 5_000, "ends_at": 1_060, "kept_until": None, "unpacked": True,
+                "failure": "", "boot": "another boot", "written": 4_000,
+            }
+        )
+    )  # fmt: skip
+    read = Records(tmp_path).files(3).record()
+    assert (read.order, read.units, read.ends_at) == (3, 1, 1_060)
+    assert 0 <= read.latest_end - monotonic_ms() <= 1_000, "what was left of it, in this boot"
+    tenant = TenantDirectory(tmp_path / "7")
+    tenant.path.mkdir()
+    (tenant.path / "tenant.json").write_text(
+        json.dumps(
+            {
+                "order": 7, "image": "ab" * 32, "argv": ["true"], "env": [["A", "b"]],
+                "workdir": "", "cpu_milli": 1000, "memory_bytes": 1 << 30, "disk_bytes": 1 << 30,
+                "pids": 256, "log_bytes": 1 << 24, "end_at": 77, "mode": "gvisor",
+            }
+        )
+    )  # fmt: skip
+    assert tenant.spec().end_at == 77
+    assert tenant.spec().network is Network.NONE
+    newer = json.loads((tenant.path / "tenant.json").read_bytes()) | {"colour": "blue"}
+    (tenant.path / "tenant.json").write_text(json.dumps(newer))
+    with pytest.raises(SandboxError, match="newer deepbrain"):
+        tenant.spec()

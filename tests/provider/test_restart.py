@@ -213,3 +213,32 @@ async def test_a_damaged_record_stops_nobody_else_and_nothing_of_it_is_touched(t
         session = await home.running(2, "sleep", "0.1")
         await home.wait_stage(session, Stage.EXITED)
         assert await phase_of(home, 1) is Phase.RUNNING
+
+
+async def test_a_job_goes_on_though_its_manifest_is_in_the_form_of_a_former_release(tmp_path):
+    async with house("fake", tmp_path) as home:
+        await home.running(1, "wait-term")
+        await eventually(lambda: home.chain.declared == [("start", 1)])
+        await home.stop()
+        (home.data / "orders" / "1" / "manifest").write_bytes(b"\x01 of another form")
+        await restart(home)
+        session = await home.session(1)
+        assert (await session.status()).stage is Stage.RUNNING
+        await asyncio.sleep(0.2)
+        assert home.chain.closings == {}
+        await session.stop()
+        await eventually(lambda: home.chain.closings.get(1) == (Closing.EXITED, 7))
+
+
+async def test_an_order_that_was_not_started_gets_its_manifest_again(tmp_path):
+    async with house("fake", tmp_path) as home:
+        manifest = manifest_of("wait-term", workspace=tar_of({"a": b"b"}))
+        home.place(1, manifest)
+        session = await home.session(1)
+        await session.put_manifest(manifest)
+        await restart(home)
+        (home.data / "orders" / "1" / "manifest").write_bytes(b"\x01 of another form")
+        session = await home.session(1)
+        wanted = await session.put_manifest(manifest)
+        assert wanted.workspace
+        assert Records(home.data).files(1).manifest() == manifest

@@ -23,6 +23,7 @@ from deepbrain.net.endpoint import IrohEndpoint
 from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.keys import Keypair
+from deepbrain.provider import release
 from deepbrain.provider.chain import Chain
 from deepbrain.provider.identity import (
     AgentConfig,
@@ -137,11 +138,14 @@ async def _accept(chain: Chain, stash: AccountId) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 after a signal, 1 with one sentence when it cannot run."""
+    """0 after a signal, 1 with one sentence when it cannot run; `release.OTHER`."""
     options = _parser().parse_args(arguments)
     set_up("agent", options.log, options.log_format)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Quiet())
+    if release.is_other():
+        log.warning("the helper is of another release: it has to begin anew first")
+        return release.OTHER
     code = 0
     try:
         data = options.data.absolute()

@@ -25,6 +25,7 @@ from typing import Final
 
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.units import U32
+from deepbrain.provider import release
 from deepbrain.provider.confine import confined, program_trees, share
 from deepbrain.provider.logs import FORMATS, LOG_FORMAT, set_up
 from deepbrain.sandbox import messages
@@ -238,13 +239,15 @@ class Supervisor:
             why = "the agent ended with code %s; starting it again"
             log.warning(why, code, extra={"event": "agent-ended"})
             self._pause(pause)
+            if code == release.OTHER:
+                _begin_anew()
             pause = min(pause * 2, RESTART_SECONDS[1])
 
     def _run_agent(self) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             with theirs, secret(self._password) as handed:
-                env = dict(os.environ) | {HELPER_FD: str(theirs.fileno())}
+                env = dict(os.environ) | {HELPER_FD: str(theirs.fileno())} | release.announced()
                 if handed is not None:
                     env |= {PASSPHRASE_FILE: f"/proc/self/fd/{handed}"}
                 # No other thread runs now, which is what the function between fork and exec needs.
@@ -286,6 +289,12 @@ def _changes(host: Host) -> Changes | None:
         return Changes()
     except OSError:  # no nftables in this kernel: tenants have no network
         return None
+
+
+def _begin_anew() -> None:
+    """Become the helper of the release that is installed now; nothing of this one is left."""
+    log.info("another release is installed: beginning anew", extra={"event": "release"})
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
 @contextmanager

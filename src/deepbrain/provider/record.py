@@ -112,12 +112,16 @@ class OrderFiles:
         replace_file(self.path / "order.json", json.dumps(fields, indent=1).encode())
 
     def manifest(self) -> Manifest | None:
-        """None while it has not arrived. Raises: RecordDamaged."""
+        """None while it has not arrived, and where it is in the form of another release.
+
+        A job that runs needs none any more; for one that was not started its renter sends it again.
+        Raises: RecordDamaged.
+        """
         try:
             return Manifest.decode((self.path / "manifest").read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, DecodeError):
             return None
-        except (OSError, DecodeError) as error:
+        except OSError as error:
             raise RecordDamaged(f"{self.path / 'manifest'} is damaged") from error
 
     def save_manifest(self, encoded: bytes) -> None:

@@ -26,7 +26,7 @@ from deepbrain.sandbox.volumes import mounts_below
 
 pytestmark = [pytest.mark.gvisor, pytest.mark.root, pytest.mark.timeout(60)]
 
-KIND = "deepbrain.test/gpu"
+KIND = f"deepbrain.test/gpu-{os.getpid()}"  # one machine may run several test suites
 MIB = 1 << 20
 LIBRARY = "/usr/lib/deepbrain-test/libgpu.so.9.1"
 HOOK = "/usr/bin/nvidia-cdi-hook"
@@ -131,6 +131,8 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
         await found.box.destroy(state.order)
     assert mounts_below(data) == {}
     await found.box.close()
+    for path in Path("/run/deepbrain-devices").glob(f"*gpu-{os.getpid()}=*"):
+        path.unlink()
 
 
 LOOK = f"""
@@ -174,7 +176,7 @@ async def test_sessions_have_the_devices_too(box: Box) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "words"), [("9", "no device deepbrain.test/gpu=9"), ("broken", "driver loaded")]
+    ("device", "words"), [("9", "no device deepbrain"), ("broken", "driver loaded")]
 )
 async def test_a_device_that_is_not_there_fails_the_start_in_a_sentence(
     box: Box, device: str, words: str
@@ -205,6 +207,25 @@ async def test_two_tenants_never_hold_one_device(box: Box) -> None:
     await box.box.prepare(box.spec("true", ["1"]))
     with pytest.raises(SandboxError, match="each once"):
         await box.box.prepare(box.spec("true", ["1", "1"]))
+
+
+async def test_two_providers_of_one_machine_never_give_one_device(box: Box, tmp_path: Path) -> None:
+    data = tmp_path / "other"
+    data.mkdir(mode=0o711)
+    make_data_directory(data, (0, 0))
+    other = Box(Host(data, box.host._engine, box.host.report, (0, 0), box.host._tool), box.digest)
+    await other.box.import_image(tmp_path / "shell.tar", box.digest, "shell")
+    spec = other.spec("true", ["0"])
+    await other.box.prepare(spec)
+    async with box.running(box.spec("sleep 60", ["0"])) as order:
+        with pytest.raises(SandboxError, match="another provider"):
+            await other.box.start(spec.order)
+        keeper = TenantDirectory(box.host.data / "tenants" / str(order)).keeper()
+        assert keeper is not None
+    await other.box.start(spec.order)  # free with the tenant's end
+    await other.box.wait(spec.order)
+    await other.box.destroy(spec.order)
+    assert mounts_below(data) == {}
 
 
 async def test_only_the_mode_for_strangers_has_devices(box: Box) -> None:

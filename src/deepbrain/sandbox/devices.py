@@ -10,10 +10,12 @@ A device's maker asks for nodes, mounts, variables and hooks (`cdi.py`). Here:
 - **Variables** come after the renter's and the image's, whose `NVIDIA_*` count for nothing.
 """
 
+import contextlib
+import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -26,6 +28,8 @@ KINDS: Final = (GPU,)
 """Kinds of devices that tenants may be given."""
 
 MAX_DEVICES: Final = 64
+
+_HELD: Final = Path("/run/deepbrain-devices")
 
 _NVIDIA: Final = "/dev/nvidia"
 _PROXIED: Final = re.compile(r"/dev/nvidia(ctl|-uvm|\d{1,3})")
@@ -86,6 +90,25 @@ def environment(words: Sequence[str], devices: Given) -> list[str]:
         own = [merged[_LIBRARIES]] if merged.get(_LIBRARIES) else []
         merged[_LIBRARIES] = ":".join((*own, *devices.libraries))
     return [f"{key}={value}" for key, value in merged.items()]
+
+
+@contextlib.contextmanager
+def hold(name: str) -> Iterator[int]:
+    """Hold a device for whoever inherits the descriptor, and for as long as that lives.
+
+    Another provider of this machine has records of its own: this is what both meet.
+    Raises: CdiError: somebody holds it.
+    """
+    _HELD.mkdir(mode=0o700, exist_ok=True)
+    path = _HELD / name.replace("/", "_")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    except BlockingIOError as error:
+        raise CdiError(f"another provider of this machine has given {name} to a tenant") from error
+    finally:
+        os.close(descriptor)
 
 
 def _is_wanted(node: Node) -> bool:

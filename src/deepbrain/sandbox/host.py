@@ -28,7 +28,7 @@ from typing import Final, Protocol
 from deepbrain.sandbox.bundle import environment
 from deepbrain.sandbox.cdi import NAME as DEVICE_NAME
 from deepbrain.sandbox.cgroups import kill_all
-from deepbrain.sandbox.devices import MAX_DEVICES
+from deepbrain.sandbox.devices import MAX_DEVICES, hold
 from deepbrain.sandbox.directory import TenantDirectory, tenant_directories
 from deepbrain.sandbox.engine import Command, Engine
 from deepbrain.sandbox.images import MOUNT_DIRECTORIES, MOUNT_FILES
@@ -253,13 +253,15 @@ class Host:
     def _start_keeper(self, tenant: TenantDirectory) -> None:
         interpreter = os.path.realpath(sys.executable)
         errors = tenant.path / "keeper.err"
-        with errors.open("wb") as stderr:
+        with errors.open("wb") as stderr, contextlib.ExitStack() as stack:
+            held = [stack.enter_context(hold(name)) for name in tenant.spec().devices]
             keeper = subprocess.Popen(
                 [interpreter, "-I", "-S", str(KEEPER), str(tenant.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 start_new_session=True,
+                pass_fds=held,
             )
         with keeper:
             stdout = keeper.stdout

@@ -1,5 +1,6 @@
 """A machine without a checkout gets what tenants run in by itself, once."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,16 @@ async def test_why_it_could_not_be_got_is_one_sentence(
 def test_the_package_holds_the_script_and_what_it_builds() -> None:
     assert GET_GVISOR.is_file()
     assert (GET_GVISOR.parent / "main.go").is_file()
+
+
+def test_a_wheel_would_hold_all_of_it() -> None:
+    """What is no Python comes along only where pyproject.toml names it."""
+    root = Path(__file__).parents[2]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]["deepbrain"]
+    package = root / "src" / "deepbrain"
+    packed = {path for pattern in patterns for path in package.glob(pattern)}
+    files = (path for path in package.rglob("*") if path.is_file())
+    forgotten = {path for path in files if path.suffix not in (".py", ".pyc")} - packed
+    assert forgotten == set()

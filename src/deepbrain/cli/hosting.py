@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -79,8 +79,7 @@ async def install(
         carry_out(service_steps(host, command=service_command()), dry_run=True)
         return
     place = host.place()
-    async with choices.client() as client:
-        _stop_service()
+    async with choices.client() as client, _service_stopped():
         say("trying which isolation works, and unpacking the base image")
         ready = await make_ready(place, host.mode, image)
         for sentence in ready.sentences():
@@ -291,10 +290,21 @@ def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
 
 
-def _stop_service() -> None:
-    """The canaries need the directory for themselves for a moment; jobs go on."""
-    if has_systemd() and (UNITS / UNIT_NAME).exists():
+@contextlib.asynccontextmanager
+async def _service_stopped() -> AsyncIterator[None]:
+    """The canaries need the directory for themselves for a moment; jobs go on.
+
+    Where something fails meanwhile, the service of before serves on.
+    """
+    runs = has_systemd() and (UNITS / UNIT_NAME).exists()
+    if runs:
         _systemctl("stop", UNIT_NAME)
+    try:
+        yield
+    except BaseException:
+        if runs:
+            _systemctl("start", UNIT_NAME)
+        raise
 
 
 def _restart_service() -> None:

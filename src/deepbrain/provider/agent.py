@@ -128,12 +128,15 @@ async def accepting(chain: Chain, config: AgentConfig) -> AsyncIterator[None]:
 
 
 async def _accept(chain: Chain, stash: AccountId) -> None:
+    trouble = ""
     while True:
         try:
             if await chain.accept(stash):
                 return
         except DeepBrainError as error:
-            log.warning("the stash's wish cannot be answered yet: %s", error)
+            if str(error) != trouble:  # once, and not every few seconds
+                log.warning("the stash's wish cannot be answered yet: %s", error)
+            trouble = str(error)
         await asyncio.sleep(ACCEPT_SECONDS)
 
 

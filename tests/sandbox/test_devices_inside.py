@@ -131,6 +131,10 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
         await found.box.destroy(state.order)
     assert mounts_below(data) == {}
     await found.box.close()
+    forget_locks()
+
+
+def forget_locks() -> None:
     for path in Path("/run/deepbrain-devices").glob(f"*gpu-{os.getpid()}=*"):
         path.unlink()
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncssh
 import click
 import pytest
-from tests.cli.tooled import front
+from tests.cli.tooled import Front, front
 from tests.provider.house import eventually
 
 from deepbrain.cli.execs import PLACES, Execs
@@ -19,6 +20,7 @@ from deepbrain.cli.orders import arguments
 from deepbrain.cli.sshkeys import SshFiles
 from deepbrain.cli.tunnel import dial, splice
 from deepbrain.net.session import Session
+from deepbrain.net.transport import CLOSED_BROKEN
 from deepbrain.primitives.ids import AccountId, OrderId
 
 
@@ -201,6 +203,65 @@ def test_a_gateway_belongs_to_one_network_key_and_order(tmp_path: Path) -> None:
     }
     assert len(names) == 8
     assert max(map(len, names)) < 40
+
+
+@contextlib.asynccontextmanager
+async def gateway(made: Front) -> AsyncIterator[tuple[Place, "asyncio.Task[None]"]]:
+    """A gateway in this process, over the session of `made`."""
+    place = Place(made.files, "7-x.sock")
+
+    @contextlib.asynccontextmanager
+    async def session() -> AsyncIterator[Session]:
+        yield made.session
+
+    task = asyncio.create_task(run_gateway(place, place.listen(), session))
+    try:
+        yield place, task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def enter(place: Place) -> socket.socket:
+    connection = place.connect()
+    assert connection is not None
+    connection.setblocking(False)
+    assert await asyncio.get_running_loop().sock_recv(connection, 2) == b"+\n"
+    return connection
+
+
+async def test_a_shell_outlives_the_connection_to_the_machine(tmp_path: Path) -> None:
+    async with front(tmp_path) as made, gateway(made) as (place, task):
+        async with made.over(await enter(place)) as connection:
+            process = await connection.create_process("echo on; cat")
+            assert await process.stdout.readline() == b"on\n"
+            made.session._connection.close(CLOSED_BROKEN, "a cable was pulled")
+            process.stdin.write(b"still here\n")
+            assert await asyncio.wait_for(process.stdout.readline(), 20) == b"still here\n"
+            again = await connection.run("echo again")
+            assert again.stdout == b"again\n"
+        assert not task.done()
+
+
+async def test_a_gateway_that_nobody_uses_ends_with_its_connection(tmp_path: Path) -> None:
+    async with front(tmp_path) as made, gateway(made) as (place, task):
+        (await enter(place)).close()
+        await asyncio.sleep(0.5)  # until it has noticed
+        made.session._connection.close(CLOSED_BROKEN, "a cable was pulled")
+        await asyncio.wait_for(task, 20)
+        assert place.connect() is None, "the next proxy starts a new one"
+
+
+async def test_a_gateway_ends_with_its_order(tmp_path: Path) -> None:
+    async with front(tmp_path) as made, gateway(made) as (place, task):
+        async with made.over(await enter(place)) as connection:
+            process = await connection.create_process("echo on; cat")
+            await process.stdout.readline()
+            await made.session.stop()
+            await process.wait_closed()
+            assert not task.done(), "while somebody is connected"
+        await asyncio.wait_for(task, 20)
+        assert not list(made.files.directory.glob("*.sock"))
 
 
 async def test_a_gateway_that_cannot_open_says_why_and_leaves_room(tmp_path: Path) -> None:

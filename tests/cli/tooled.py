@@ -91,18 +91,25 @@ class Front:
         far.setblocking(False)
         task = asyncio.create_task(serve_ssh(far, self.execs, self.files))
         self.serving.add(task)
+        async with self.over(near, key) as connection:
+            yield connection
 
+    @contextlib.asynccontextmanager
+    async def over(
+        self, near: socket.socket, key: Path | None = None
+    ) -> AsyncIterator[asyncssh.SSHClientConnection]:
         class Client(asyncssh.SSHClient):
             def connection_lost(client, exc: Exception | None) -> None:  # noqa: N805
                 self.ends.append(str(exc))
 
+        host = asyncssh.read_private_key(self.files.host_key)
         async with await asyncssh.connect(
             "dbc",
             client_factory=Client,
             sock=near,
             username="root",
             client_keys=[str(key or self.files.client_key)],
-            known_hosts=str(self.files.known_hosts),
+            known_hosts=([host.convert_to_public()], [], []),
             config=[],
             encoding=None,
         ) as connection:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS: Final = 60.0
+WATCH_AGAIN_SECONDS: Final = 1.0
+"""While the connection to the machine is mended."""
+
 MAX_LOG: Final = 1 << 20
 """Bytes of the log of faults, beyond which a new gateway begins it anew."""
 
@@ -223,7 +226,7 @@ class Gateway:
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        lost = asyncio.ensure_future(self._session.wait_closed())
+        lost = asyncio.ensure_future(self._until_lost())
         unused = asyncio.ensure_future(self._until_unused())
         helpers = {
             lost,
@@ -274,16 +277,32 @@ class Gateway:
             return
         await serve_ssh(connection, self._execs, self._place.files)
 
-    async def _watch(self) -> None:
-        """Until the job is over: then nothing more can be started."""
+    async def _until_lost(self) -> None:
+        """Until the connection to the machine is broken for good, or nobody is here to need it."""
         from deepbrain.net.errors import NetError
-        from deepbrain.net.messages import Stage
 
         with contextlib.suppress(NetError):
-            async for status in self._session.watch():
-                if status.stage in (Stage.EXITED, Stage.FAILED, Stage.DESTROYED):
-                    break
-        self._is_over = True
+            while True:
+                await self._session.wait_broken()
+                if not self._live:
+                    return
+                await self._session.mend()
+
+    async def _watch(self) -> None:
+        """Until the job is over: then nothing more can be started."""
+        from deepbrain.net.errors import NetError, Refused
+        from deepbrain.net.messages import Stage
+
+        while not self._is_over:
+            try:
+                async for status in self._session.watch():
+                    if status.stage in (Stage.EXITED, Stage.FAILED, Stage.DESTROYED):
+                        break
+                self._is_over = True
+            except Refused:  # the machine knows nothing of the order any more
+                self._is_over = True
+            except NetError:
+                await asyncio.sleep(WATCH_AGAIN_SECONDS)
         self._changed.set()
 
     async def _until_unused(self) -> None:
@@ -317,15 +336,13 @@ async def order_session(
     from deepbrain.cli.reach import Reach, fresh_endpoint
     from deepbrain.pallets.rent import Placed
 
-    async with fresh_endpoint() as endpoint:
-        async with choices.client() as client:
-            order = await expect_order(client, number, AccountId(pair.public))
-            if not order.is_open():
-                raise UserError(f"order {number} has ended; `dbc bill {number}` shows its bill")
-            if isinstance(order.status, Placed):
-                raise UserError(
-                    f"order {number} has not started; `dbc attach {number}` waits for it"
-                )
-            session = await Reach(client, endpoint, pair, number, order.machine).session()
-        async with session:
+    # The client stays: when the connection breaks, or its proof has expired, it tells the way anew.
+    async with fresh_endpoint() as endpoint, choices.client() as client:
+        order = await expect_order(client, number, AccountId(pair.public))
+        if not order.is_open():
+            raise UserError(f"order {number} has ended; `dbc bill {number}` shows its bill")
+        if isinstance(order.status, Placed):
+            raise UserError(f"order {number} has not started; `dbc attach {number}` waits for it")
+        reach = Reach(client, endpoint, pair, number, order.machine)
+        async with await reach.session() as session:
             yield session

@@ -371,9 +371,16 @@ class Session:
         async with await self._ask(Stop()) as stream:
             await expect_reply(stream, Done)
 
-    async def wait_closed(self) -> None:
-        """Until the connection has ended, from either side or by silence."""
+    async def wait_broken(self) -> None:
+        """Until the present connection has ended, from either side or by silence."""
         await self._connection.wait_closed()
+
+    async def mend(self) -> None:
+        """Make a broken connection anew, as a lasting stream does that needs it.
+
+        Raises: NetError: there was none to be had for `MEND_SECONDS`.
+        """
+        await self._mended(self._connection)
 
     def close(self) -> None:
         """Close the connection; commands started over it are killed. Idempotent."""

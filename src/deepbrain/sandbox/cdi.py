@@ -161,7 +161,10 @@ def parse(path: Path, content: bytes) -> dict[str, Edits]:
     """The devices of one file, by full name, what all of them need included. Raises: CdiError."""
     try:
         found = _Object.of(_decode(path, content), "the file")
-        version, kind = found.text("cdiVersion", _VERSION), found.text("kind", _KIND)
+        found.text(
+            "cdiVersion", _VERSION
+        )  # what each added is an unknown word if we do not take it
+        kind = found.text("kind", _KIND)
         common = _edits(found.object("containerEdits"))
         devices = [_device(each) for each in found.objects("devices")]
         found.done("annotations")
@@ -169,7 +172,6 @@ def parse(path: Path, content: bytes) -> dict[str, Edits]:
         raise CdiError(f"{path} is no device file: {error}") from error
     if len({name for name, _ in devices}) < len(devices):
         raise CdiError(f"{path} is no device file: it names a device twice")
-    del version  # a newer one has words that are refused one by one
     return {f"{kind}={name}": common + edits for name, edits in devices}
 
 

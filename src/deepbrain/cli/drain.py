@@ -45,7 +45,7 @@ async def read_load(client: "Client", machine: MachineId) -> Load:
     """At one block."""
     at = client.at((await client.head()).hash)
     now = int(await at.get(Timestamp.service_ms) or 0) // 1000
-    numbers = [key[1] async for key, _ in at.entries(Rent.orders_on, machine)]
+    numbers = sorted([key[1] async for key, _ in at.entries(Rent.orders_on, machine)])
     found = await at.get_many(Rent.orders, numbers)
     orders = [(int(n), order) for n, order in zip(numbers, found, strict=True) if order is not None]
     opened = [(n, order) for n, order in orders if order.is_open()]

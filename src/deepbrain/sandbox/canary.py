@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from deepbrain.sandbox.sandbox import (
     ExitReason,
     Mode,
     ModeReport,
+    Network,
     Phase,
     SandboxError,
     TenantSpec,
@@ -43,7 +45,7 @@ FORK_MEMORY: Final = 768 << 20
 FORKS_MOST: Final = PIDS + 32
 """The tenant's processes and those of its init."""
 
-LOOK, HOG, FORK, SPIN = 1, 2, 3, 4
+LOOK, HOG, FORK, SPIN, CALL = 1, 2, 3, 4, 5
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -77,6 +79,29 @@ def run_canaries(mode: Mode, engine: Engine, data: Path, owner: tuple[int, int],
     return seen
 
 
+def run_network_canary(engine: Engine, data: Path, owner: tuple[int, int], tool: Path) -> None:
+    """Run one that calls a listener of ours, through gVisor's network and the host's rules.
+
+    Raises: SandboxError: it did not run, or nobody answered.
+    """
+    place = data / f"canary-{secrets.token_hex(4)}"
+    place.mkdir(mode=0o711)
+    report = ModeReport(Mode.GVISOR, network=Network.INTERNET)
+    host = Host(place, engine, report, owner, tool)
+    try:
+        make_data_directory(place, owner)
+        make_empty_rootfs(place / "images" / IMAGE / "rootfs")
+        with engine.listening() as address:
+            host.prepare(replace(_spec(CALL, address), network=Network.INTERNET))
+            host.start(CALL)
+            said = _said(place, CALL)
+    finally:
+        host.destroy(CALL)
+        remove_tree(place)
+    if said.get("called") != "tcp,udp":
+        raise SandboxError("dbc-tool is of another version; run scripts/get-gvisor .cache/bin")
+
+
 def make_data_directory(data: Path, owner: tuple[int, int]) -> None:
     """The directories of a host, with the agent's rights on them."""
     make_empty_rootfs(data / "empty")
@@ -87,12 +112,13 @@ def make_data_directory(data: Path, owner: tuple[int, int]) -> None:
         os.chown(data / "incoming", *owner)
 
 
-def _spec(order: int) -> TenantSpec:
+def _spec(order: int, called: str = "") -> TenantSpec:
     words = {
         LOOK: (),
         HOG: ("hog", str(HOG_BYTES)),
         SPIN: ("spin", str(SPIN_MS)),
         FORK: ("fork", str(FORKS)),
+        CALL: ("call", called),
     }
     return TenantSpec(
         order=order,

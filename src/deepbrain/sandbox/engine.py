@@ -1,6 +1,7 @@
 """What differs between the modes, asked by `host.py`."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,10 @@ class Engine(Protocol):
 
     def try_network(self) -> tuple[Network, str]:
         """The most that tenants can be given, found by trying; and why it is none."""
+        ...
+
+    def listening(self) -> AbstractContextManager[str]:
+        """Meanwhile something answers tenants by TCP and UDP at what is yielded, beyond the host's rules."""
         ...
 
     def settle_network(self) -> None:

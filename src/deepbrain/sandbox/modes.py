@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deepbrain.sandbox.canary import make_data_directory, run_canaries
+from deepbrain.sandbox.canary import make_data_directory, run_canaries, run_network_canary
 from deepbrain.sandbox.engine import Engine
 from deepbrain.sandbox.host import Host, remove_tree
 from deepbrain.sandbox.process import ProcessEngine
@@ -14,6 +14,7 @@ from deepbrain.sandbox.runsc import RunscEngine
 from deepbrain.sandbox.sandbox import (
     Mode,
     ModeReport,
+    Network,
     Refusal,
     SandboxError,
 )
@@ -88,10 +89,21 @@ def choose_mode(
         except (SandboxError, OSError) as error:
             refused.append(Refusal(mode, _reason(str(error))))
             continue
-        network, reason = engine.try_network()
+        network, reason = _network(engine, data, owner, programs.tool)
         return ModeReport(mode, tuple(refused), kernel, network, reason), engine
     reasons = "; ".join(f"{refusal.mode.value}: {refusal.reason}" for refusal in refused)
     raise SandboxError(f"this machine can run no tenant ({reasons})")
+
+
+def _network(engine: Engine, data: Path, owner: tuple[int, int], tool: Path) -> tuple[Network, str]:
+    """The most that tenants can be given, and why it is none."""
+    found, reason = engine.try_network()
+    if found is Network.INTERNET:
+        try:
+            run_network_canary(engine, data, owner, tool)
+        except (SandboxError, OSError) as error:
+            return Network.NONE, _reason(str(error))
+    return found, reason
 
 
 def _reason(text: str) -> str:

@@ -9,7 +9,9 @@ import errno
 import fcntl
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -28,9 +30,11 @@ RESOLVERS_VARIABLE: Final = "DBC_RESOLVERS"
 """Environment: addresses by comma, in place of those."""
 
 LOCK: Final = Path("/run/deepbrain-network.lock")
+TRIAL_LOCK: Final = Path("/run/deepbrain-trial.lock")
 
 TRIAL_SECONDS: Final = 2.5
 TRIES: Final = 5
+BEYOND: Final = (str(links.PROBE_BEYOND), 53)
 
 T = TypeVar("T")
 
@@ -51,33 +55,45 @@ class TenantNetwork:
         more where something drops. Raises: SandboxError: it does not arrive, and why, in one line.
         """
         egress.find_nft()
-        with _locked():
+        with self.listening():
+            self._admits = firewalls.admits()
+            if self._arrives():
+                return
+            self._admits = True
+            if not self._arrives():
+                raise SandboxError(
+                    f"a firewall of this machine ({firewalls.who_drops()}) drops what tenants "
+                    f"send; let it forward from and to the interfaces {links.PREFIX}*"
+                )
+
+    @contextmanager
+    def listening(self) -> Iterator[str]:
+        """A listener of ours beyond the host's rules, which answers by TCP and UDP at what is yielded.
+
+        One trial at a time on a host. Raises: SandboxError: it cannot be made.
+        """
+        with _locked(TRIAL_LOCK), NetworkNamespace() as beyond:
             try:
-                self._admits = firewalls.admits()
-                if not self._arrives():
-                    self._admits = True
-                    if not self._arrives():
-                        raise SandboxError(
-                            f"a firewall of this machine ({firewalls.who_drops()}) drops what tenants "
-                            f"send; let it forward from and to the interfaces {links.PREFIX}*"
-                        )
+                with _locked():
+                    links.remove_link(links.PROBE)
+                    network = IPv4Network((int(links.PROBE_HOST) & ~3, 30))
+                    links.make_pair(beyond, links.PROBE, network, links.LEAST_MTU)
+                    links.set_link(links.PROBE, up=True)
+                with _answering(beyond):
+                    yield f"{BEYOND[0]}:{BEYOND[1]}"
             finally:
-                self._settle()
+                with _locked():
+                    links.remove_link(links.PROBE)
+                    self._settle()
 
     def _arrives(self) -> bool:
-        with NetworkNamespace() as beyond, NetworkNamespace() as tenant:
-            links.remove_link(links.PROBE)
-            name = ""
-            try:
-                network = IPv4Network((int(links.PROBE_HOST) & ~3, 30))
-                links.make_pair(beyond, links.PROBE, network, links.LEAST_MTU)
-                links.set_link(links.PROBE, up=True)
-                name = links.join_tenant(tenant, "deepbrain-trial", links.read_facts())
-                self._settle()
-                return _there_and_back(tenant, beyond)
-            finally:
-                links.remove_link(links.PROBE)
-                links.remove_link(name)
+        """Whether TCP and UDP reach the listener, and its answers come back."""
+        alias = f"deepbrain-trial-{os.getpid()}"
+        try:
+            with self.attach(alias, NetworkNamespace.current) as tenant:
+                return tenant.run(_call)
+        finally:
+            self.detach(alias)
 
     def attach(self, alias: str, start: Callable[[], T], mbit: int = 0) -> T:
         """Call `start` in a new network of a tenant; what it starts keeps it alive. `mbit`: see `Link`.
@@ -174,38 +190,56 @@ def _clear() -> None:
                 links.set_forwarding(name, on=False)
 
 
-def _there_and_back(tenant: NetworkNamespace, beyond: NetworkNamespace) -> bool:
-    """Whether TCP and UDP reach a listener on the port of DNS, and its answers come back."""
-    address = (str(links.PROBE_BEYOND), 53)
-    with (
-        beyond.run(lambda: socket.create_server(address)),
-        beyond.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as answering,
-        tenant.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking,
-        tenant.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as calling,
-    ):
-        answering.bind(address)
-        for one in (answering, asking):
-            one.settimeout(TRIAL_SECONDS / TRIES)
-        calling.settimeout(TRIAL_SECONDS)  # a lost first packet is sent again after a second
-        if not any(_answered(asking, answering, address) for _ in range(TRIES)):
+def _call() -> bool:
+    """Ask the listener of a trial from here, by UDP and by TCP."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(TRIAL_SECONDS / TRIES)
+        asking.connect(BEYOND)
+        if not any(_answered(asking) for _ in range(TRIES)):
             return False
-        return calling.connect_ex(address) == 0
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as calling:
+        calling.settimeout(TRIAL_SECONDS)  # a lost first packet is sent again after a second
+        return calling.connect_ex(BEYOND) == 0
 
 
-def _answered(asking: socket.socket, answering: socket.socket, address: tuple[str, int]) -> bool:
+def _answered(asking: socket.socket) -> bool:
     try:
-        asking.sendto(b"?", address)
-        _, sender = answering.recvfrom(16)
-        answering.sendto(b"!", sender)
-        return asking.recv(16) == b"!"
+        asking.send(b"?")
+        return asking.recv(16) == b"?"
     except OSError:
         return False
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
+def _answering(beyond: NetworkNamespace) -> Iterator[None]:
+    """Say back what comes by UDP, and take what comes by TCP."""
+
+    def listen() -> tuple[socket.socket, socket.socket]:
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.bind(BEYOND)
+        return socket.create_server(BEYOND), datagrams
+
+    def echo() -> None:
+        while not done.is_set():
+            with suppress(OSError):
+                data, sender = datagrams.recvfrom(16)
+                datagrams.sendto(data, sender)
+
+    done = threading.Event()
+    stream, datagrams = beyond.run(listen)
+    datagrams.settimeout(0.1)
+    with stream, datagrams, ThreadPoolExecutor(1, "trial") as alone:
+        alone.submit(echo)
+        try:
+            yield
+        finally:
+            done.set()
+
+
+@contextmanager
+def _locked(path: Path = LOCK) -> Iterator[None]:
     """One change of the host's network at a time, whichever process makes it. Not to be nested."""
-    descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -11,7 +11,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from deepbrain.sandbox.directory import TenantDirectory
 from deepbrain.sandbox.engine import Command
 from deepbrain.sandbox.keeper import descendants
 from deepbrain.sandbox.runsc import kill_until_gone
-from deepbrain.sandbox.sandbox import TOOL, WORKSPACE, Network, TenantSpec
+from deepbrain.sandbox.sandbox import TOOL, WORKSPACE, Network, SandboxError, TenantSpec
 from deepbrain.sandbox.volumes import ensure_space
 
 FIRST_UID: Final = 52_000
@@ -56,6 +56,9 @@ class ProcessEngine:
 
     def try_network(self) -> tuple[Network, str]:
         return Network.NONE, "plain processes have none of their own"
+
+    def listening(self) -> AbstractContextManager[str]:
+        raise SandboxError("plain processes have no network of their own")
 
     def settle_network(self) -> None:
         """There is nothing of it here."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,9 @@ class RunscEngine:
         except (SandboxError, OSError) as error:
             return Network.NONE, " ".join(str(error).split())[:400]
         return Network.INTERNET, ""
+
+    def listening(self) -> AbstractContextManager[str]:
+        return self._expect_network().listening()
 
     def settle_network(self) -> None:
         if self._network is not None:

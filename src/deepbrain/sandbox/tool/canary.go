@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 	"syscall"
@@ -14,7 +15,11 @@ const spinners = 4
 // canaryMain says what a process sees here: `canary`. The host compares it with itself.
 // `canary hog BYTES` touches memory until it is stopped; one that survives says so.
 // `canary spin MS` burns all processors that it gets; `canary fork N` makes as many processes as it may.
+// `canary call IP:PORT` wants an answer by TCP and by UDP.
 func canaryMain(args []string) int {
+	if len(args) == 2 && args[0] == "call" {
+		return call(args[1])
+	}
 	if len(args) == 2 {
 		amount, err := strconv.Atoi(args[1])
 		if err != nil {
@@ -39,6 +44,32 @@ func canaryMain(args []string) int {
 	fmt.Printf("kernel=%s\nversion=%s\nuid=%d\nhost_visible=%t\n", text(names.Release[:]),
 		bytes.TrimSpace(version), os.Getuid(), hostErr == nil)
 	return 0
+}
+
+func call(address string) int {
+	const patience, tries = 2500 * time.Millisecond, 5
+	stream, err := net.DialTimeout("tcp", address, patience)
+	if err != nil {
+		return fail(1, "%v", err)
+	}
+	stream.Close()
+	datagrams, err := net.Dial("udp", address)
+	if err != nil {
+		return fail(1, "%v", err)
+	}
+	defer datagrams.Close()
+	answer := make([]byte, 16)
+	for try := 0; try < tries; try++ {
+		datagrams.SetDeadline(time.Now().Add(patience / tries))
+		if _, err = datagrams.Write([]byte("?")); err != nil {
+			continue
+		}
+		if _, err = datagrams.Read(answer); err == nil {
+			fmt.Println("called=tcp,udp")
+			return 0
+		}
+	}
+	return fail(1, "%v", err)
 }
 
 func hog(wanted int) int {

@@ -1,6 +1,6 @@
 """Measure everything in one run; write `build/bench.json` and the table of `docs/benchmarks.md`.
 
-    python -m bench [PART ...]      parts: chain, renting, command
+    python -m bench [PART ...]      parts: chain, renting, tools, command
 
 A part that is not named keeps its last figures, and the page says when each was measured.
 """
@@ -47,6 +47,11 @@ FIGURES: Final = {
     ),
     "stream_mb_per_s": Figure("renting", "one stream over loopback, MB/s", 100, at_most=False),
     "keystroke_echo_ms": Figure("renting", "keystroke → echo in a shell, median, ms", 5),
+    "ssh_first_s": Figure("tools", "the first `ssh dbc-N true`, which starts the gateway, seconds"),
+    "ssh_true_s": Figure("tools", "`ssh dbc-N true` after that, median, seconds"),
+    "ssh_echo_ms": Figure("tools", "keystroke → echo through `ssh`, median, ms"),
+    "scp_up_mb_per_s": Figure("tools", "`scp` to an order, MB/s"),
+    "scp_down_mb_per_s": Figure("tools", "`scp` from an order, MB/s"),
     "node_rss_mb_100k_accounts": Figure("chain", "resident memory at 100,000 accounts, MB", 150),
     "idle_cpu_percent": Figure("chain", "idle node, blocks of 1 s, per cent of a core", 2),
     "help_s": Figure("command", "`dbc --help`, median, seconds", 0.3),
@@ -66,12 +71,17 @@ def parts() -> dict[str, Callable[[], dict[str, float]]]:
 
         return measure()
 
+    def tools() -> dict[str, float]:
+        from bench.tools import measure
+
+        return measure()
+
     def command() -> dict[str, float]:
         from bench.command import measure
 
         return measure()
 
-    return {"chain": chain, "renting": renting, "command": command}
+    return {"chain": chain, "renting": renting, "tools": tools, "command": command}
 
 
 def machine() -> str:

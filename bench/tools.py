@@ -66,11 +66,12 @@ def copy_speeds(config: Path, host: str, place: Path) -> tuple[float, float]:
         for _ in range(COPY_BYTES >> 20):
             file.write(os.urandom(1 << 20))
     speeds = []
-    for origin, target in ((str(source), f"{host}:big"), (f"{host}:big", str(back))):
+    for origin, target in ((f"{source}", f"{host}:big"), (f"{host}:big", f"{back}")):
         best = 0.0
         for _ in range(3):
             began = time.perf_counter()
-            subprocess.run(["scp", "-q", "-F", str(config), origin, target], check=True)
+            command = ["scp", "-q", "-F", str(config), origin, target]
+            subprocess.run(command, check=True)
             best = max(best, COPY_BYTES / (time.perf_counter() - began) / 1e6)
         speeds.append(best)
     if back.read_bytes() != source.read_bytes():

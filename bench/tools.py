@@ -81,7 +81,8 @@ def copy_speeds(config: Path, host: str, place: Path) -> tuple[float, float]:
 
 def measure() -> dict[str, float]:
     with network(), tempfile.TemporaryDirectory(prefix="dbc-bench-") as name:
-        run = [DBC, "run", "-y", "--detach", "--for", "15m", "--no-workspace", "--", "sleep", "600"]
+        run = [str(DBC), "run", "-y", "--detach", "--for", "15m", "--no-workspace"]
+        run += ["--", "sleep", "600"]
         order = subprocess.run(run, check=True, capture_output=True, text=True).stdout.strip()
         config, host = Path(name) / "config", f"dbc-{order}"
         shown = subprocess.run([DBC, "ssh-config"], check=True, capture_output=True)

@@ -13,6 +13,7 @@ from deepbrain.cli.machine import (
     Owners,
     Place,
     address_record,
+    closed_environment,
     enlist,
     hardware_of,
     set_controller,
@@ -112,3 +113,13 @@ async def test_without_the_stash_a_machine_serves_on_but_offers_no_more(tmp_path
         less = await declared(4 << 30)
         assert less < first.hardware.disk_mib, "the disk is fuller, and the offer says so"
         assert await declared(INVENTORY.disk_free_bytes) == less, "more takes the stash"
+
+
+def test_tenants_are_kept_from_the_addresses_that_the_machine_is_found_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("DBC_CLOSED", raising=False)
+    found = closed_environment(("203.0.113.7:4001", "[2001:db8::7]:4001", "203.0.113.7:4002"))
+    assert found == {"DBC_CLOSED": "203.0.113.7"}
+    monkeypatch.setenv("DBC_CLOSED", "198.51.100.0/24")
+    assert closed_environment(("203.0.113.7:1",)) == {"DBC_CLOSED": "198.51.100.0/24,203.0.113.7"}

@@ -19,6 +19,7 @@ from unittest import mock
 
 from tests.hostile.world import (
     AGENT_PORT,
+    CLOUD,
     GATEWAY,
     HOST_LAN,
     HOST_WAN,
@@ -28,6 +29,7 @@ from tests.hostile.world import (
     NEIGHBOUR,
     PORT,
     RESOLVER,
+    ROUTER,
     WEB,
     World,
     sh,
@@ -217,6 +219,8 @@ ATTACKS: dict[str, Attack] = {
     ),
     "the agent at the public address": _by(udp, HOST_WAN, AGENT_PORT),
     "the router": _by(tcp, GATEWAY),
+    "the router at its public address": _by(tcp, ROUTER),
+    "a cloud's public address for its hosts": _by(tcp, CLOUD),
     "a public neighbour on the provider's wire": _by(tcp, NEIGHBOUR),
     "another tenant by TCP": lambda seat: served(seat, tcp),
     "another tenant by UDP": lambda seat: served(seat, udp),
@@ -335,7 +339,7 @@ def _serving(
     return held()
 
 
-def _only_masquerade(facts: Facts, resolvers: object = ()) -> str:
+def _only_masquerade(facts: Facts, *_: object) -> str:
     addresses = ", ".join(str(link.address) for link in facts.links)
     return (
         "chain leave { type nat hook postrouting priority srcnat; policy accept; "

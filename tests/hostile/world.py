@@ -22,6 +22,7 @@ from typing import Any
 from deepbrain.sandbox.netns import NetworkNamespace
 
 WEB, RESOLVER, MAIL = "93.184.216.34", "1.1.1.1", "93.184.216.25"
+ROUTER, CLOUD = "93.184.217.1", "168.63.129.16"
 LAN_BOX, METADATA = "192.168.77.10", "169.254.169.254"
 HOST_LAN, HOST_WAN, GATEWAY, NEIGHBOUR = "192.168.77.2", "203.0.113.2", "203.0.113.1", "203.0.113.9"
 PORT = 80
@@ -70,6 +71,7 @@ class World:
             place.run(_no_waiting_for_duplicates)
         self._wire(self.lan, "lan0", [f"{LAN_BOX}/24", f"{METADATA}/32"], [f"{HOST_LAN}/24"])
         inner = [f"{GATEWAY}/24", f"{NEIGHBOUR}/24", f"{WEB}/32", f"{RESOLVER}/32", f"{MAIL}/32"]
+        inner += [f"{ROUTER}/32", f"{CLOUD}/32"]
         self._wire(self.net, "wan0", inner, [f"{HOST_WAN}/24"])
         self.host.sh(IP, "route", "add", "default", "via", GATEWAY, "dev", "wan0")
         self.host.sh(IP, "route", "add", f"{METADATA}/32", "dev", "lan0")
@@ -79,7 +81,7 @@ class World:
         self._ipv6()
         for place, addresses in (
             (self.lan, (LAN_BOX, METADATA)),
-            (self.net, (GATEWAY, NEIGHBOUR, WEB, RESOLVER)),
+            (self.net, (GATEWAY, NEIGHBOUR, WEB, RESOLVER, ROUTER, CLOUD)),
             (self.host, (HOST_LAN, HOST_WAN)),
         ):
             for address in addresses:

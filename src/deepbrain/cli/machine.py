@@ -183,6 +183,15 @@ def agent_program(place: Place, name: str, log: Path, mode: str) -> Program:
     return Program(name, argv, log, mode_environment(mode))
 
 
+def closed_environment(addresses: Sequence[str]) -> dict[str, str]:
+    """Keeps tenants from the machine's own `ip:port`s, which may be its router's."""
+    from deepbrain.sandbox.network import CLOSED_VARIABLE
+
+    hosts = [address.rpartition(":")[0] for address in addresses if "[" not in address]
+    told = [*filter(None, [os.environ.get(CLOSED_VARIABLE)]), *hosts]
+    return {CLOSED_VARIABLE: ",".join(dict.fromkeys(told))}
+
+
 @contextlib.contextmanager
 def passphrase_file(password: str | None) -> Iterator[dict[str, str]]:
     """The environment by which an agent opens its controller's key; in memory only, gone after."""

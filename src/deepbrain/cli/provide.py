@@ -328,7 +328,12 @@ async def _serve(
     password: str | None, mode: str,
 ) -> None:  # fmt: skip
     """Run the agent until a signal comes, and say who can reach it."""
-    from deepbrain.cli.machine import agent_program, passphrase_file, wait_served
+    from deepbrain.cli.machine import (
+        agent_program,
+        closed_environment,
+        passphrase_file,
+        wait_served,
+    )
     from deepbrain.cli.supervise import Child, Post
     from deepbrain.net.transport import TransportKey
     from deepbrain.provider.identity import save_config
@@ -342,7 +347,8 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     with passphrase_file(password) as environment:
-        program = replace(program, env={**program.env, **environment})
+        closed = closed_environment(config.addresses)
+        program = replace(program, env={**program.env, **environment, **closed})
         child = Child(program, lambda: Post(place.sandbox).remember([child]))
         keeping = asyncio.create_task(child.keep())
         stopped = asyncio.create_task(stopping.wait())

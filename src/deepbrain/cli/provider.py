@@ -207,13 +207,14 @@ def run() -> NoReturn:
     Where there is no systemd, have whatever supervises your services run it as root.
     """
     from deepbrain.cli.host import expect_installed
-    from deepbrain.cli.machine import mode_environment
+    from deepbrain.cli.machine import closed_environment, mode_environment
 
     host = expect_installed()
     place = host.place()
-    place.load()  # what is wrong is said here in one sentence, before anything is started
+    config = place.load()  # what is wrong is said here, before anything is started
     argv = run_command(host, place)
     environment = dict(os.environ) | mode_environment(host.mode)
+    environment |= closed_environment(config.addresses)
     os.execve(argv[0], argv, environment)  # noqa: S606
 
 

@@ -25,6 +25,7 @@ NOT_PUBLIC: Final = tuple(
         "10.0.0.0/8",
         "100.64.0.0/10",
         "127.0.0.0/8",
+        "168.63.129.16/32",
         "169.254.0.0/16",
         "172.16.0.0/12",
         "192.0.0.0/24",
@@ -34,7 +35,8 @@ NOT_PUBLIC: Final = tuple(
         "240.0.0.0/4",
     )
 )
-"""Private, shared, loopback, link-local (cloud metadata is there), test networks, multicast, reserved."""
+"""Private, shared, loopback, the one public address at which a cloud (Azure) serves its hosts, link-local
+(the others' metadata), test networks, multicast, reserved."""
 
 MAIL_PORTS: Final = (25, 465, 587)
 """Whoever rents a minute must not send mail in the provider's name."""
@@ -47,9 +49,14 @@ LEAST_BURST_KBYTES: Final = 256
 """A packet may be as large as 64 KiB before the network card cuts it."""
 
 
-def render(facts: Facts, resolvers: Sequence[IPv4Address] = ()) -> str:
-    """The table, without the line that names it. `resolvers` are reached on port 53 wherever they are."""
-    closed = tuple(collapse_addresses((*NOT_PUBLIC, *facts.near)))
+def render(
+    facts: Facts, resolvers: Sequence[IPv4Address] = (), also: Sequence[IPv4Network] = ()
+) -> str:
+    """The table, without the line that names it.
+
+    `resolvers` are reached on port 53 wherever they are; what is in `also` is closed, too.
+    """
+    closed = tuple(collapse_addresses((*NOT_PUBLIC, *facts.near, *also)))
     own = [f'"{link.name}" . {link.address}' for link in facts.links]
     named = [str(address) for address in resolvers if any(address in net for net in closed)]
     dns = f"ip daddr {{ {', '.join(named)} }} meta l4proto {{ tcp, udp }} th dport 53 accept"

@@ -29,6 +29,11 @@ RESOLVERS: Final = tuple(IPv4Address(text) for text in ("1.1.1.1", "8.8.8.8", "9
 RESOLVERS_VARIABLE: Final = "DBC_RESOLVERS"
 """Environment: addresses by comma, in place of those."""
 
+CLOSED_VARIABLE: Final = "DBC_CLOSED"
+"""Environment: networks by comma that tenants must not reach either. The address by which the machine is
+found belongs here: where it is its router's, the router may show its own pages to whoever comes from inside.
+"""
+
 LOCK: Final = Path("/run/deepbrain-network.lock")
 TRIAL_LOCK: Final = Path("/run/deepbrain-trial.lock")
 
@@ -44,6 +49,7 @@ class TenantNetwork:
 
     def __init__(self, resolvers: Sequence[IPv4Address] = ()) -> None:
         self.resolvers = tuple(resolvers) or named_resolvers()
+        self._closed = named_networks()
         self._admits = False
         self._opened: set[str] = set()
         """Interfaces that forward because of us: who flushes the rules flushes the note in them."""
@@ -146,7 +152,7 @@ class TenantNetwork:
                 links.set_link(link.name, up=True)
 
     def _put_in_force(self, facts: Facts) -> None:
-        table = egress.render(facts, self.resolvers)
+        table = egress.render(facts, self.resolvers, self._closed)
         if not egress.is_loaded(table):
             shut = {name for name in facts.uplinks if not links.forwards(name)} - {links.PROBE}
             self._opened |= shut.union(egress.opened())
@@ -255,6 +261,15 @@ def named_resolvers() -> tuple[IPv4Address, ...]:
     except ValueError as error:
         raise SandboxError(f"{error}; name resolvers by IPv4 address, such as 1.1.1.1") from error
     return found[:3] or RESOLVERS
+
+
+def named_networks() -> tuple[IPv4Network, ...]:
+    """What is closed besides. Raises: SandboxError: one is no network."""
+    told = os.environ.get(CLOSED_VARIABLE, "")
+    try:
+        return tuple(IPv4Network(word.strip()) for word in told.split(",") if word.strip())
+    except ValueError as error:
+        raise SandboxError(f"{error}; name networks such as 203.0.113.0/24") from error
 
 
 class Changes:

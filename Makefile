@@ -1,6 +1,6 @@
 # `make` lists what there is. Each target does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup sandbox demo test hostile qemu lint types spec bench lock clean
+.PHONY: help setup sandbox demo test hostile qemu lint types spec bench lock clean nat
 
 PY := .venv/bin/python
 
@@ -34,6 +34,9 @@ spec: setup ## Generate docs/spec from the pallets
 
 bench: sandbox ## Measure, write build/bench.json and docs/benchmarks.md
 	@$(PY) -m bench
+
+nat: sandbox ## Reach a machine 20 times between two NATs, and 20 times each without UDP at either side
+	@NAT_RUNS=20 $(PY) -m pytest -q -rA --timeout 900 tests/e2e/test_nat.py
 
 lock: ## Renew the hashed lock files (needs uv)
 	@scripts/lock

@@ -159,8 +159,16 @@ class House:
             self.task = None
 
 
-def make_agent(endpoint: Endpoint, data: Path, chain: FakeChain, sandbox: FakeSandbox) -> Agent:
-    config = AgentConfig(chain="", controller="//Bob", port=0, capacity=CAPACITY)
+def make_agent(
+    endpoint: Endpoint,
+    data: Path,
+    chain: FakeChain,
+    sandbox: FakeSandbox,
+    addresses: tuple[str, ...] = (),
+) -> Agent:
+    config = AgentConfig(
+        chain="", controller="//Bob", port=0, capacity=CAPACITY, addresses=addresses
+    )
     return Agent(
         machine=MachineId(endpoint.key),
         config=config,

@@ -125,12 +125,13 @@ class Network:
         self.place.post.remember(self.children)
 
 
-def node_program(place: Place, port: int) -> Program:
+def node_program(place: Place, port: int, relay: int) -> Program:
     return Program(
         "the node",
         (
             *(sys.executable, "-m", "deepbrain.node", "--spec", "dev"),
             *("--data", str(place.path / "node"), "--rpc-port", str(port)),
+            *("--relay", str(relay), "--relay-host", "127.0.0.1"),
         ),
         place.path / "logs" / "node.log",
     )
@@ -150,9 +151,18 @@ def choose_port(wanted: int | None) -> int:
     raise UserError("no port is free for the node; pass one with --rpc-port")
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def choose_relay_port() -> int:
+    """A port of the loopback that is free in TCP and UDP. Raises: UserError: there is none."""
+    for port in range(DEFAULT_PORT + OTHER_PORTS, DEFAULT_PORT + 2 * OTHER_PORTS):
+        if _is_free(port) and _is_free(port, socket.SOCK_DGRAM):
+            return port
+    raise UserError("no port is free for the relay; end something that listens on many")
+
+
+def _is_free(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if kind is socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

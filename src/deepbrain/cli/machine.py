@@ -241,9 +241,9 @@ def part_of(capacity: Capacity, number: int) -> Capacity:
     )
 
 
-def address_record(addresses: Sequence[str]) -> Address:
-    """The chain's form of `ip:port`s. Raises: UserError: one is none."""
-    return Address(endpoints=tuple(_endpoint(text) for text in addresses), relays=())
+def address_record(addresses: Sequence[str], relays: Sequence[str] = ()) -> Address:
+    """The chain's form of `ip:port`s and relays' URLs. Raises: UserError: an address is none."""
+    return Address(endpoints=tuple(_endpoint(text) for text in addresses), relays=tuple(relays))
 
 
 def _endpoint(text: str) -> Endpoint:
@@ -390,8 +390,10 @@ def edits_by_controller(found: Machine, wanted: Listing, owners: Owners) -> "lis
         calls.append(_hardware_call(wanted, hardware))
     if found.network is not wanted.network:
         calls.append(Machines.set_network.make(machine=wanted.id, network=wanted.network))
-    if found.address != wanted.address:
-        calls.append(Machines.set_address.make(machine=wanted.id, address=wanted.address))
+    # The agent itself keeps the relays right; where none are known here, its word stands.
+    address = wanted.address.but(relays=wanted.address.relays or found.address.relays)
+    if found.address != address:
+        calls.append(Machines.set_address.make(machine=wanted.id, address=address))
     if found.paused:
         calls.append(Machines.resume.make(machine=wanted.id))
     return calls
@@ -420,7 +422,7 @@ def _hardware_call(wanted: Listing, hardware: Hardware) -> "Call":
 
 async def wait_served(client: "Client", machine: MachineId, seconds: float) -> None:
     """Return once the machine answers its own chain's renters. Raises: UserError: it does not."""
-    from deepbrain.cli.market import dial_addresses, short
+    from deepbrain.cli.market import short, ways_to
     from deepbrain.cli.reach import fresh_endpoint
     from deepbrain.net.errors import NetError
     from deepbrain.net.session import greet
@@ -428,14 +430,14 @@ async def wait_served(client: "Client", machine: MachineId, seconds: float) -> N
     found = await client.at().get(Machines.machines, machine)
     if found is None:
         raise UserError(f"machine {short(machine)} is not on the chain; run `dbc join`")
-    addresses, trouble = dial_addresses(found.address), "it does not answer"
+    ways, trouble = ways_to(found.address), "it does not answer"
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while True:
                 try:
                     # A fresh endpoint each time: one that failed once keeps a dead path for a while.
                     async with fresh_endpoint() as endpoint:
-                        greeting = await greet(endpoint, machine, addresses, timeout=2.0)
+                        greeting = await greet(endpoint, machine, ways, timeout=2.0)
                     if greeting.genesis == client.genesis_hash and greeting.block:
                         return
                     trouble = "it does not follow the chain yet"

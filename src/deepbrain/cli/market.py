@@ -125,6 +125,14 @@ def dial_addresses(address: Address) -> tuple[str, ...]:
     )
 
 
+def ways_to(address: Address) -> tuple[str, ...]:
+    """All ways to a machine: its own addresses, and the relays that know it."""
+    from deepbrain.client.client import is_relay_url
+
+    relays = [url for url in address.relays if is_relay_url(url)]
+    return (*dial_addresses(address), *relays)
+
+
 def _ip_and_port(endpoint: Ip4 | Ip6) -> str:
     import ipaddress
 

@@ -20,6 +20,7 @@ from deepbrain.cli.local import (
     Place,
     bring_down,
     choose_port,
+    choose_relay_port,
     detach,
     node_program,
     supervising,
@@ -160,7 +161,7 @@ async def _run(place: Place, providers: int, mode: str, port: int, image: Path |
         loop.add_signal_handler(number, stopping.set)
     running = Network(place)
     try:
-        running.start(node_program(place, port))
+        running.start(node_program(place, port, choose_relay_port()))
         await running.during(
             _until(stopping, _bring_up(running, place, providers, mode, port, image))
         )
@@ -266,7 +267,7 @@ async def _provider(
         able.isolation,
         able.network,
         MicroUsd(PRICE),
-        machine.address_record(addresses),
+        machine.address_record(addresses, await client.relays()),
     )
     await machine.enlist(client, listing, owners)
     log = place.sandbox.parent / "logs" / f"provider-{number}.log"

@@ -55,6 +55,13 @@ _MACHINE = click.option("--machine", metavar="ID", help="Another machine of your
     metavar="IP[:PORT]",
     help="Where others reach it (default: its own addresses).",
 )
+@click.option(
+    "--relay",
+    "relays",
+    multiple=True,
+    metavar="URL",
+    help="Relay to be reached through (default: those the node names).",
+)
 @click.option("--stash", metavar="NAME", help="Key that holds the bond and is paid, if another.")
 @click.option(
     "--mode",
@@ -89,9 +96,9 @@ _MACHINE = click.option("--machine", metavar="ID", help="Another machine of your
 @_DATA
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def join(
-    price: MicroUsd, port: int, addresses: tuple[str, ...], stash: str | None, mode: str,
-    image: Path | None, bandwidth: int, image_cache: int | None, private_registries: bool,
-    data: Path | None, yes: bool,
+    price: MicroUsd, port: int, addresses: tuple[str, ...], relays: tuple[str, ...],
+    stash: str | None, mode: str, image: Path | None, bandwidth: int, image_cache: int | None,
+    private_registries: bool, data: Path | None, yes: bool,
 ) -> None:  # fmt: skip
     """Offer this machine: bond, list, serve.
 
@@ -115,8 +122,8 @@ def join(
         images = Images(image, image_cache or 0, private_registries)
         block_on(
             _join(
-                choices, chosen, stash, place, price, port, addresses, mode, images, bandwidth,
-                yes=yes,
+                choices, chosen, stash, place, price, port, addresses, relays, mode, images,
+                bandwidth, yes=yes,
             )
         )  # fmt: skip
 
@@ -218,8 +225,11 @@ class Images:
 
 async def _join(
     choices: Choices, chosen: "Chosen", stash_name: str | None, place: "Place", price: MicroUsd,
-    port: int, given: tuple[str, ...], mode: str, images: "Images", bandwidth: int, *, yes: bool,
+    port: int, given: tuple[str, ...], relays: tuple[str, ...], mode: str, images: "Images",
+    bandwidth: int, *, yes: bool,
 ) -> None:  # fmt: skip
+    from dataclasses import replace
+
     from deepbrain.cli import machine
     from deepbrain.cli.keys import named
     from deepbrain.provider.identity import AgentConfig, load_or_make_key
@@ -246,6 +256,8 @@ async def _join(
         machine.address_record(addresses),
     )
     async with choices.client() as client:
+        through = await _relays(client, relays, addresses)
+        listing = replace(listing, address=machine.address_record(addresses, through))
         listing, capacity = await machine.while_rented(client, place, listing, capacity)
         owners = await _owners(client, stash_key, controller)
         if not await _is_listed(client, listing):
@@ -256,10 +268,28 @@ async def _join(
         config = AgentConfig(
             chain=choices.url, controller=_controller(chosen, place), port=port, capacity=capacity,
             genesis=client.genesis_hash, own=frozenset({owners.stash, controller.public}),
-            addresses=addresses, image_cache_bytes=images.cache_bytes,
+            addresses=addresses, relays=relays, image_cache_bytes=images.cache_bytes,
             private_registries=images.private_registries,
         )  # fmt: skip
         await _serve(client, listing, place, config, password, mode)
+
+
+async def _relays(
+    client: "Client", given: tuple[str, ...], addresses: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The relays to list at once: those given, or those the node names, as far as they answer.
+
+    Raises: UserError: one that is given is no URL.
+    """
+    from deepbrain.cli.outside import usable_relays
+    from deepbrain.client.client import is_relay_url
+    from deepbrain.provider.attach import MAX_RELAYS, serves
+
+    for url in given:
+        if not is_relay_url(url):
+            raise UserError(f"{url} is no relay's URL; write --relay http://203.0.113.5:9946")
+    named = [url for url in given or await client.relays() if serves(url, addresses)]
+    return await usable_relays(named[:MAX_RELAYS])
 
 
 def _unlock(chosen: "Chosen") -> tuple[Keypair, str | None]:
@@ -334,10 +364,9 @@ async def _serve(
         passphrase_file,
         wait_served,
     )
+    from deepbrain.cli.outside import reach_sentences
     from deepbrain.cli.supervise import Child, Post
-    from deepbrain.net.transport import TransportKey
     from deepbrain.provider.identity import save_config
-    from deepbrain.provider.inventory import check_reach
 
     save_config(place.agent, config)
     place.give_to_agent(*place.agent.iterdir())
@@ -358,8 +387,10 @@ async def _serve(
             if served.done() and not keeping.done():
                 with contextlib.suppress(UserError):
                     served.result()
-                for reach in await check_reach(TransportKey(listing.id), config.addresses):
-                    say(reach.sentence)
+                async for sentence in reach_sentences(
+                    listing.id, config.addresses, listing.address.relays
+                ):
+                    say(sentence)
                 say(f"serving; Ctrl-C ends it (jobs go on), log in {program.log}")
             await asyncio.wait({keeping, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if keeping.done():

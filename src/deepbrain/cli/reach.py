@@ -1,17 +1,18 @@
 """How a renter reaches the machine that runs an order: one session, opened again when it breaks."""
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from deepbrain.cli.market import dial_addresses, short
+from deepbrain.cli.market import short, ways_to
 from deepbrain.net.access import Grant
 from deepbrain.net.endpoint import IrohEndpoint
-from deepbrain.net.errors import Unreachable
-from deepbrain.net.session import Session
-from deepbrain.net.transport import Endpoint
+from deepbrain.net.errors import NetError, Unreachable
+from deepbrain.net.session import Session, Way
+from deepbrain.net.transport import Endpoint, is_relay
 from deepbrain.pallets.machines import Machines
 from deepbrain.primitives.ids import MachineId, OrderId
 from deepbrain.primitives.keys import Keypair
@@ -56,6 +57,7 @@ class Reach:
     order: OrderId
     machine: MachineId
     _session: Session | None = field(default=None, init=False)
+    _learning: "asyncio.Task[None] | None" = field(default=None, init=False)
 
     async def session(self) -> Session:
         """The open session, or a new one with a new proof.
@@ -73,6 +75,17 @@ class Reach:
             self._session = None
 
     async def _open(self) -> Session:
+        way = await self._way()
+        session = await Session.open(
+            self.endpoint, way.addresses, way.grant, self.pair, again=self._way
+        )
+        relays = [address for address in way.addresses if is_relay(address)]
+        if relays and self._learning is None and not session.is_direct:
+            self._learning = asyncio.create_task(_learn_own_address(self.endpoint, relays))
+        return session
+
+    async def _way(self) -> Way:
+        """Where the machine is now, and a proof for the time to come."""
         machine = await self.client.at().get(Machines.machines, self.machine)
         if machine is None:
             raise Unreachable(f"machine {short(self.machine)} has left the network")
@@ -83,5 +96,18 @@ class Reach:
             order=self.order,
             last_block=BlockNumber(int(head.number) + PROOF_BLOCKS),
         )
-        addresses = dial_addresses(machine.address)
-        return await Session.open(self.endpoint, addresses, grant, self.pair)
+        return Way(ways_to(machine.address), grant)
+
+
+async def _learn_own_address(endpoint: Endpoint, relays: Sequence[str]) -> None:
+    """Ask the relays where our packets come from: told that, the machine tries to reach us directly,
+    and a connection over a relay moves to a direct path where there is one.
+    """
+    from deepbrain.net import rendezvous
+
+    for url in relays:
+        with contextlib.suppress(NetError):
+            async with rendezvous.visiting(endpoint, await rendezvous.find(url)) as visit:
+                if address := await rendezvous.look(visit):
+                    await endpoint.note_external(address)
+                    return

@@ -27,9 +27,9 @@ from deepbrain.cli.follow import (
 from deepbrain.cli.interrupts import Interrupted, Interrupts
 from deepbrain.cli.interrupts import Wish as Signal
 from deepbrain.cli.journal import Run
-from deepbrain.cli.market import Offered, dial_addresses, mode_name
+from deepbrain.cli.market import Offered, mode_name, ways_to
 from deepbrain.cli.output import say, waiting
-from deepbrain.cli.reach import Reach
+from deepbrain.cli.reach import Reach, fresh_endpoint
 from deepbrain.cli.registry import Pinned, credentials_for, pin
 from deepbrain.cli.wish import Wish, choose_image
 from deepbrain.client.errors import CallFailed
@@ -207,7 +207,9 @@ async def unless_ended(reach: Reach, work: Coroutine[Any, Any, object]) -> None:
 async def _greeting_of(renter: Renter, wish: Wish, offer: Offered) -> Greeting:
     """Raises: Unwilling: it does not answer, or is not what the chain says it is."""
     try:
-        greeting = await greet(renter.endpoint, offer.id, dial_addresses(offer.machine.address))
+        # An endpoint of its own: the renter's shows its relays an access proof, and has none yet.
+        async with fresh_endpoint() as visitor:
+            greeting = await greet(visitor, offer.id, ways_to(offer.machine.address))
     except NetError as error:
         raise Unwilling(str(error)) from error
     if greeting.genesis != renter.client.genesis_hash:

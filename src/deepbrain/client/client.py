@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from importlib import resources
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from deepbrain.client.errors import ConnectionLost, RpcError, WrongChain
 from deepbrain.client.reads import At, unhex
@@ -30,6 +31,8 @@ from deepbrain.runtime.runtime import Runtime
 from deepbrain.runtime.version import SPEC_NAME, SPEC_VERSION, TRANSACTION_VERSION
 
 SPECS: Final = ("dev", "mainnet")
+MAX_RELAYS: Final = 4
+_MAX_URL: Final = 128
 
 
 class Client:
@@ -136,6 +139,14 @@ class Client:
         """
         return await self._submitter.submit(call, keypair, tip=tip, wait=wait, life=life)
 
+    async def relays(self) -> tuple[str, ...]:
+        """URLs of relays that the node knows, at most `MAX_RELAYS`; none where it names none."""
+        try:
+            told = await self._rpc.call("deepbrain_relays")
+        except RpcError:
+            return ()  # an older node, or another software's
+        return parse_relays(told, urlsplit(self._rpc.url).hostname or "")
+
     async def request(self, method: str, *params: Any) -> Any:
         """A bare JSON-RPC request, for what has no method here."""
         return await self._rpc.call(method, *params)
@@ -169,6 +180,37 @@ class _Expected:
                 f"knows version {int(SPEC_VERSION)}; install the release that matches"
             )
         self.genesis = found
+
+
+def parse_relays(told: Any, host: str) -> tuple[str, ...]:
+    """What `deepbrain_relays` answered; `host` is the node's own. Whatever is no URL is left out."""
+    if not isinstance(told, dict):
+        return ()
+    port, urls = told.get("port"), told.get("urls")
+    found = [url for url in urls if is_relay_url(url)] if isinstance(urls, list) else []
+    if isinstance(port, int) and 0 < port < 1 << 16 and host:
+        own = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        if not any(urlsplit(url).port == port for url in found):
+            found.append(own)
+    return tuple(dict.fromkeys(found))[:MAX_RELAYS]
+
+
+def is_relay_url(url: object) -> bool:
+    """Whether it is `http://host:port` or `https://host`, short, and nothing else."""
+    if (
+        not isinstance(url, str)
+        or len(url) > _MAX_URL
+        or not url.isascii()
+        or not url.isprintable()
+    ):
+        return False
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    bare = not (parts.username or parts.password or parts.query or parts.fragment)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and bare and " " not in url
 
 
 def _specs() -> list[ChainSpec]:

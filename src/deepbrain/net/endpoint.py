@@ -55,6 +55,9 @@ _FAILURES: Final = (iroh_ffi.IrohError, iroh_ffi.InternalError)
 
 _CLOSE_SECONDS: Final = 1.0
 
+_EXTERNAL: Final = 4
+"""External addresses that peers are told at most; the newest count."""
+
 _STAGGER_SECONDS: Final = 0.4
 """How much later each further relay is tried."""
 
@@ -161,7 +164,7 @@ class IrohEndpoint:
         self._endpoint = endpoint
         self._key = TransportKey(endpoint.id().to_bytes())
         self._relays = set(relays)
-        self._external: set[str] = set()
+        self._external: list[str] = []
 
     @classmethod
     async def bind(
@@ -253,8 +256,10 @@ class IrohEndpoint:
 
     async def note_external(self, address: str) -> None:
         if address and address not in self._external:
-            self._external.add(address)
+            self._external.append(address)
             await _net(self._endpoint.add_external_addr(address))
+            if len(self._external) > _EXTERNAL:
+                await _net(self._endpoint.remove_external_addr(self._external.pop(0)))
 
     async def _connect(self, target: Any, protocol: bytes) -> Any:
         """A machine with too many at its door says so at once; there may be room in a moment."""

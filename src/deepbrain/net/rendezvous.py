@@ -13,6 +13,7 @@ other through a relay and then move to a direct path by themselves, which iroh d
 
 import asyncio
 import http.client
+import ipaddress
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -23,7 +24,13 @@ from urllib.parse import urlsplit
 
 from deepbrain.net.errors import MalformedMessage, NetError, RefusalCode, Refused, Unreachable
 from deepbrain.net.frames import framed, read_frame
-from deepbrain.net.transport import DIAL_SECONDS, Connection, Endpoint, TransportKey
+from deepbrain.net.transport import (
+    DIAL_SECONDS,
+    Connection,
+    Endpoint,
+    TransportKey,
+    host_of,
+)
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.ids import MachineId
 from deepbrain.scale import MaxLen, TaggedUnion, codec_of
@@ -108,8 +115,8 @@ class Relay:
     def addresses(self) -> tuple[str, ...]:
         """How the rendezvous is dialled: directly where the URL's host is an IP, and by the relay."""
         host = urlsplit(self.url).hostname or ""
-        ip = [f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"]
-        return (*(ip if host.replace(":", "").replace(".", "").isalnum() else ()), self.url)
+        direct = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return (direct, self.url) if _is_address(direct) else (self.url,)
 
 
 async def find(url: str) -> Relay:
@@ -159,7 +166,10 @@ async def visiting(
 
 async def look(connection: Connection) -> str:
     """Our address as the rendezvous sees it; empty where only the relay connects us. Raises: NetError."""
-    return (await _ask(connection, Look(), Seen)).address
+    address = (await _ask(connection, Look(), Seen)).address
+    if address and not _is_address(address):
+        raise MalformedMessage("the rendezvous answered something else than was asked")
+    return address
 
 
 async def knock(
@@ -171,6 +181,16 @@ async def knock(
     if len(verdicts) != len(asked.addresses):
         raise MalformedMessage("the rendezvous answered something else than was asked")
     return verdicts
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is `ip:port`."""
+    port = text.rpartition(":")[2]
+    try:
+        ipaddress.ip_address(host_of(text))
+    except ValueError:
+        return False
+    return port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16
 
 
 async def _ask(connection: Connection, ask: Ask, kind: type[S]) -> S:

@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from deepbrain.node.errors import NodeError
 from deepbrain.node.node import Node, NodeConfig, load_spec, run_until
+from deepbrain.node.relay.child import RelayChoice
 from deepbrain.node.rpc.server import Bind
 from deepbrain.primitives import ss58
 from deepbrain.primitives.errors import InvalidKey
@@ -49,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between empty blocks")
     parser.add_argument("--archive", action="store_true", help="keep the state of every block")
     parser.add_argument("--author", help="address of the block maker")
+    parser.add_argument(
+        "--relay", type=int, metavar="PORT", help="serve a relay on this port, TCP and UDP"
+    )
+    parser.add_argument("--relay-host", default="0.0.0.0")  # noqa: S104 - it is there to be reached
+    parser.add_argument(
+        "--relay-url", action="append", default=[], help="a relay that machines are told of"
+    )
     parser.add_argument("--log", default="warning", choices=("debug", "info", "warning", "error"))
     return parser
 
@@ -58,6 +66,8 @@ def _config(options: argparse.Namespace) -> NodeConfig:
         raise NodeError("The --interval must be between 0.01 and 3600 seconds.")
     if not 0 <= options.rpc_port <= 65535:
         raise NodeError("The --rpc-port must be between 0 and 65535.")
+    if options.relay is not None and not 0 <= options.relay <= 65535:
+        raise NodeError("The --relay must be a port between 0 and 65535.")
     return NodeConfig(
         spec=load_spec(options.spec),
         data=options.data,
@@ -65,6 +75,9 @@ def _config(options: argparse.Namespace) -> NodeConfig:
         interval=options.interval,
         archive=options.archive,
         author=None if options.author is None else ss58.decode(options.author),
+        relay=RelayChoice(
+            port=options.relay, host=options.relay_host, urls=tuple(options.relay_url)
+        ),
     )
 
 

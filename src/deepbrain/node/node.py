@@ -18,6 +18,8 @@ from deepbrain.node.examiner import HeadExaminer
 from deepbrain.node.journal import PoolJournal
 from deepbrain.node.ledger import NodeLedger
 from deepbrain.node.pool import Pool
+from deepbrain.node.relay.child import RelayChild, RelayChoice
+from deepbrain.node.rpc.relays import RelaysRpc
 from deepbrain.node.rpc.server import Bind, Limits, RpcServer
 from deepbrain.node.rpc.table import rpc_table
 from deepbrain.node.signatures import Signatures, signatures_for
@@ -48,6 +50,7 @@ class NodeConfig:
     author: AccountId | None = None
     """Who makes the blocks; the root account, or nobody, by default."""
     limits: Limits = field(default_factory=Limits)
+    relay: RelayChoice = field(default_factory=RelayChoice)
 
 
 class Node:
@@ -68,7 +71,9 @@ class Node:
         self.ledger = NodeLedger(self.chain, self.pool)
         self.engine = SoloEngine(self.ledger, _author(config), interval=config.interval)
         self.pool.on_admitted = self.engine.announce
-        self.table = rpc_table(self.chain, self.pool, version("deepbrain"))
+        self.relay: RelayChild | None = None
+        relays = RelaysRpc(self._relay_port, config.relay.urls)
+        self.table = rpc_table(self.chain, self.pool, version("deepbrain"), relays)
         self.server = RpcServer(self.table, config.bind, config.limits)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -79,6 +84,8 @@ class Node:
             if self.config.data is not None:
                 journal = PoolJournal(self.config.data / "pool.journal", self.pool.own)
                 await self.pool.restore(journal)
+            self.relay = RelayChild(self.config.relay, self._own_url(), self.config.data)
+            self.relay.start()
         except BaseException:
             await self.stop()
             raise
@@ -95,7 +102,9 @@ class Node:
             task.result()
 
     async def stop(self) -> None:
-        """Close the port, finish the block that is being written, close the store."""
+        """Close the ports, finish the block that is being written, close the store."""
+        if self.relay is not None:
+            await self.relay.stop()
         await self.server.stop()
         for task in self._tasks:
             task.cancel()
@@ -104,6 +113,20 @@ class Node:
         self.pool.close()
         self._signatures.close()
         self.store.close()
+
+    def _relay_port(self) -> int | None:
+        return self.config.relay.port or (None if self.relay is None else self.relay.port)
+
+    def _own_url(self) -> str:
+        """Where a process of this machine reaches the RPC port."""
+        host = self.config.bind.host
+        if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+        return (
+            f"ws://[{host}]:{self.server.port}"
+            if ":" in host
+            else f"ws://{host}:{self.server.port}"
+        )
 
     async def _announce_again(self) -> None:
         while True:

@@ -3,7 +3,7 @@
 `onchain.py` answers over a node; `fake.FakeChain` in memory, for tests.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol
@@ -121,6 +121,17 @@ class Chain(Protocol):
 
     async def accept(self, stash: AccountId) -> bool:
         """Agree to act for `stash` if it asks for that; whether we act for it now.
+
+        Raises: ChainUnavailable.
+        """
+        ...
+
+    async def relays(self) -> tuple[str, ...]:
+        """URLs of relays that the node names. Raises: ChainUnavailable."""
+        ...
+
+    async def announce(self, relays: Sequence[str]) -> None:
+        """Have the machine's record say that these relays lead to it; nothing where it does already.
 
         Raises: ChainUnavailable.
         """

@@ -1,7 +1,7 @@
 """A chain in memory, for tests: orders are placed by hand, blocks are made by hand."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from deepbrain.primitives.ids import AccountId, Hash
@@ -35,6 +35,8 @@ class FakeChain:
         self.closings: dict[int, tuple[Closing, int | None]] = {}
         self.offer = 0
         self.paused = False
+        self.named_relays: tuple[str, ...] = ()
+        self.announced: tuple[str, ...] = ()
         self._changed = asyncio.Event()
 
     async def snapshot(self) -> Desired:
@@ -76,6 +78,14 @@ class FakeChain:
 
     async def resume(self) -> None:
         self.edit(paused=False)
+
+    async def relays(self) -> tuple[str, ...]:
+        return self.named_relays
+
+    async def announce(self, relays: Sequence[str]) -> None:
+        if self.silent:
+            raise ChainUnavailable("the node does not answer")
+        self.announced = tuple(relays)
 
     async def accept(self, stash: AccountId) -> bool:
         return True

@@ -57,6 +57,8 @@ class AgentConfig:
     """Accounts whose orders are the provider's own, and run in any isolation mode."""
     addresses: tuple[str, ...] = ()
     """`ip:port` under which renters are told to find this machine."""
+    relays: tuple[str, ...] = ()
+    """URLs of the relays to be reached through; none: those that the node names."""
     image_bytes: int = 16 << 30
     """The largest image a renter may hand over, or have fetched, as it is sent."""
     image_cache_bytes: int = 0
@@ -150,6 +152,7 @@ def load_config(directory: Path) -> AgentConfig:
             capacity=_capacity_of(fields.pop("capacity")),
             own=frozenset(AccountId.from_hex(account) for account in fields.pop("own")),
             addresses=tuple(fields.pop("addresses")),
+            relays=tuple(fields.pop("relays", ())),
             genesis=None if genesis is None else Hash.from_hex(genesis),
             stash=None if stash is None else AccountId.from_hex(stash),
             **fields,

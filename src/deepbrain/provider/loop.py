@@ -25,6 +25,7 @@ from deepbrain.primitives.units import U64, BlockNumber
 from deepbrain.provider.act import Actor
 from deepbrain.provider.actual import Actual, read_actual
 from deepbrain.provider.admission import Admission
+from deepbrain.provider.attach import Attachments
 from deepbrain.provider.book import Book
 from deepbrain.provider.cache import ImageCache
 from deepbrain.provider.chain import Chain, Desired, Known, OrderPhase, Unknown
@@ -102,6 +103,7 @@ class Agent:
     host_lost: asyncio.Event | None = None
     """Set when the root helper has gone."""
     enduring: Enduring = field(default_factory=Enduring, init=False)
+    attachments: Attachments = field(init=False)
     records: Records = field(init=False)
     book: Book = field(init=False)
     snapshot: Snapshot = field(default_factory=Snapshot)
@@ -130,6 +132,9 @@ class Agent:
             self.chain, self.sandbox, self.records, config.capacity, cache, rules,
             on_pull=self._note_pull,
         )  # fmt: skip
+        self.attachments = Attachments(
+            self.endpoint, self.chain, self.config.relays, self.config.addresses
+        )
         self._guard = DiskGuard(self.data, self.data, self.config.capacity)
         self._service = Service(
             self.book, self.records, self.sandbox, self.config.capacity, self.config.image_bytes,
@@ -154,6 +159,7 @@ class Agent:
             group.create_task(self._watch_chain())
             group.create_task(self._reconcile(group))
             group.create_task(self._gate.run())
+            group.create_task(self.attachments.run())
             if self.host_lost is not None:
                 group.create_task(_end_with(self.host_lost))
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from deepbrain.client import Client, WrongChain
@@ -107,6 +107,30 @@ class OnChain:
             await self._declare(Machines.accept_stash.make(stash=stash))
             return True
         return acting == ours
+
+    async def relays(self) -> tuple[str, ...]:
+        try:
+            async with asyncio.timeout(SNAPSHOT_SECONDS):
+                return await (await self._connected()).relays()
+        except TimeoutError as error:
+            raise ChainUnavailable(f"{self._url} takes too long to answer") from error
+        except (DeepBrainError, OSError) as error:
+            raise ChainUnavailable(str(error)) from error
+
+    async def announce(self, relays: Sequence[str]) -> None:
+        try:
+            async with asyncio.timeout(SNAPSHOT_SECONDS):
+                at = (await self._connected()).at()
+                machine = await at.get(Machines.machines, self._machine)
+        except TimeoutError as error:
+            raise ChainUnavailable(f"{self._url} takes too long to answer") from error
+        except (DeepBrainError, OSError) as error:
+            raise ChainUnavailable(str(error)) from error
+        if machine is None:
+            raise ChainUnavailable("the machine is not on the chain yet")
+        if machine.address.relays != tuple(relays):
+            address = machine.address.but(relays=tuple(relays))
+            await self._declare(Machines.set_address.make(machine=self._machine, address=address))
 
     async def changes(self) -> AsyncIterator[None]:
         while True:

@@ -70,6 +70,7 @@ class RelayServer:
             )
             await self._bind_rendezvous()
         except OSError as error:
+            await self.stop()
             raise NodeError(
                 f"The relay's port {host}:{self._config.port} cannot be opened "
                 f"({os.strerror(error.errno or 0)}); stop what uses it or pass another --relay."

@@ -6,14 +6,16 @@ from deepbrain.node.rpc.author import AuthorRpc
 from deepbrain.node.rpc.chain import ChainRpc
 from deepbrain.node.rpc.dispatch import Method, Table
 from deepbrain.node.rpc.payment import PaymentRpc
+from deepbrain.node.rpc.relays import RelaysRpc
 from deepbrain.node.rpc.state import StateRpc
 from deepbrain.node.rpc.system import SystemRpc
 from deepbrain.node.rpc.wire import Json
 
 
-def rpc_table(chain: Chain, pool: Pool, version: str) -> Table:
+def rpc_table(chain: Chain, pool: Pool, version: str, relays: RelaysRpc | None = None) -> Table:
     """Wire names to functions. `version` is this software's."""
     table = Table()
+    relays = relays or RelaysRpc(lambda: None, ())
 
     def methods() -> Json:
         return {"methods": list(table.names())}
@@ -24,4 +26,5 @@ def rpc_table(chain: Chain, pool: Pool, version: str) -> Table:
     table.add(StateRpc(chain).methods())
     table.add(AuthorRpc(pool).methods())
     table.add(PaymentRpc(chain).methods())
+    table.add(relays.methods())
     return table

@@ -14,7 +14,7 @@ from deepbrain.cli.output import progress
 from deepbrain.cli.quantity import size
 from deepbrain.cli.reach import Reach, closing
 from deepbrain.client.errors import ConnectionLost, NodeUnreachable
-from deepbrain.net.errors import NetError, RefusalCode, Refused
+from deepbrain.net.errors import MalformedMessage, NetError, RefusalCode, Refused
 from deepbrain.net.messages import Digest, Manifest, OrderStatus, Stage
 from deepbrain.net.session import Session
 from deepbrain.primitives.errors import DeepBrainError
@@ -59,13 +59,14 @@ async def deliver(reach: Reach, cargo: Cargo, report: Callable[[str], None]) -> 
     while True:
         try:
             session = await reach.session()
-            patience.renew()
             await _within(patience, _hand_over(session, cargo, patience))
             return await _await_start(session, report, patience)
         except Refused as refusal:
             if refusal.code not in (RefusalCode.UNKNOWN_ORDER, RefusalCode.LIMIT):
                 raise NotStarted(f"the machine refused: {refusal}") from refusal
             patience.ensure(str(refusal))
+        except MalformedMessage as error:
+            raise NotStarted(f"the machine breaks the rules: {error}") from error
         except NetError as error:
             reach.lost()
             patience.ensure(str(error))
@@ -82,7 +83,6 @@ async def await_start(reach: Reach, report: Callable[[str], None]) -> OrderStatu
     while True:
         try:
             session = await reach.session()
-            patience.renew()
             return await _await_start(session, report, patience)
         except NetError as error:
             if not isinstance(error, Refused):

@@ -13,7 +13,7 @@ from typing import Any, Final, Self, TypeVar
 import iroh
 from iroh import iroh_ffi
 
-from deepbrain.net import fastsend
+from deepbrain.net import fastsend, freeing
 from deepbrain.net.errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -47,6 +47,7 @@ REFUSED_PAUSE_SECONDS: Final = 0.3
 """Between two knocks at a machine that refuses them for now."""
 
 fastsend.apply()
+freeing.apply()
 
 ANYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 (a provider is there to be reached)
 """Every interface, in both address families."""

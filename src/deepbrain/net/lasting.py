@@ -58,8 +58,7 @@ class Lasting:
         self._written = 0
         """Where they end."""
         self._finished = False
-        self._came: deque[bytes] = deque()
-        self._waiting = 0
+        self._came = bytearray()
         self.received = 0
         """Bytes (and the end) that came, ever: what the other side need not send again."""
         self._told = 0
@@ -90,11 +89,8 @@ class Lasting:
             if self._end_came or self._deaf:
                 return b""
             await self._wait()
-        chunk = self._came.popleft()
-        if len(chunk) > limit:
-            self._came.appendleft(chunk[limit:])
-            chunk = chunk[:limit]
-        self._waiting -= len(chunk)
+        chunk = bytes(self._came[:limit])
+        del self._came[:limit]
         self._wake()
         return chunk
 
@@ -122,7 +118,6 @@ class Lasting:
         """Drop what still comes; a code other than 0 gives up the whole."""
         self._deaf = True
         self._came.clear()
-        self._waiting = 0
         self._wake()
         if code:
             await self.reset(code)
@@ -241,13 +236,12 @@ class Lasting:
     async def _accept(self, stream: Stream, length: int) -> None:
         if not 0 < length <= RECORD or self._end_came:
             raise MalformedMessage(f"a record has 1 to {RECORD} bytes, not {length}")
-        while self._waiting >= WINDOW and not self._deaf:
+        while len(self._came) >= WINDOW and not self._deaf:
             await self._wait()
         data = await stream.read_exactly(length)
         self.received += length
         if not self._deaf:
-            self._came.append(data)
-            self._waiting += length
+            self._came += data
         self._wake()
 
     def _note_ack(self, offset: int) -> None:

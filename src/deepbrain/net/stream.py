@@ -19,6 +19,9 @@ READ_SIZE: Final = 1 << 18
 HIGH_WATER: Final = 1 << 20
 """Bytes buffered per stream before its reader task stops reading: the peer is then slowed down."""
 
+CRUMB: Final = 4096
+"""Smaller pieces that wait to be read are kept together: each alone costs more than it holds."""
+
 WRITE_SIZE: Final = 1 << 18
 """Larger writes are cut into pieces of this size, so that streams share the connection."""
 
@@ -61,7 +64,9 @@ class Stream:
 
     def __init__(self, raw: RawStream) -> None:
         self._raw = raw
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | bytearray] = deque()
+        self._at = 0
+        """How much of the first chunk has been read."""
         self._buffered = 0
         self._ended = False
         self._failure: NetError | None = None
@@ -102,8 +107,7 @@ class Stream:
                 parts.append(part)
                 missing -= len(part)
         except asyncio.CancelledError:
-            self._chunks.extendleft(reversed(parts))
-            self._buffered += size - missing
+            self._give_back(parts)
             raise
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -171,8 +175,7 @@ class Stream:
     async def _read_all(self) -> None:
         try:
             while chunk := await self._raw.read(READ_SIZE):
-                self._chunks.append(chunk)
-                self._buffered += len(chunk)
+                self._keep(chunk)
                 self.received_bytes += len(chunk)
                 self.heard_at = asyncio.get_running_loop().time()
                 self._filled.set()
@@ -185,15 +188,35 @@ class Stream:
         finally:
             self._filled.set()
 
+    def _keep(self, chunk: bytes) -> None:
+        self._buffered += len(chunk)
+        last = self._chunks[-1] if self._chunks else None
+        if len(chunk) >= CRUMB or last is None:
+            self._chunks.append(chunk)
+        elif isinstance(last, bytearray) and len(last) < READ_SIZE:
+            last += chunk
+        else:
+            self._chunks.append(bytearray(chunk))
+
     def _take(self, limit: int) -> bytes:
-        chunk = self._chunks.popleft()
-        if len(chunk) > limit:
-            self._chunks.appendleft(chunk[limit:])
-            chunk = chunk[:limit]
-        self._buffered -= len(chunk)
+        first = self._chunks[0]
+        piece = bytes(first[self._at : self._at + limit])
+        self._at += len(piece)
+        if self._at == len(first):
+            self._chunks.popleft()
+            self._at = 0
+        self._buffered -= len(piece)
         if self._buffered < HIGH_WATER:
             self._drained.set()
-        return chunk
+        return piece
+
+    def _give_back(self, parts: list[bytes]) -> None:
+        """What was taken last is the next to be read again."""
+        if self._at:
+            self._chunks[0] = self._chunks[0][self._at :]
+            self._at = 0
+        self._chunks.extendleft(reversed(parts))
+        self._buffered += sum(map(len, parts))
 
     async def _stop_reading(self, code: int) -> None:
         if self._ended or self._failure is not None:

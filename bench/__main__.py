@@ -1,6 +1,6 @@
 """Measure everything in one run; write `build/bench.json` and the table of `docs/benchmarks.md`.
 
-    python -m bench [PART ...]      parts: chain, renting, tools, command
+    python -m bench [PART ...]      parts: chain, renting, relay, tools, command
 
 A part that is not named keeps its last figures, and the page says when each was measured.
 """
@@ -52,6 +52,11 @@ FIGURES: Final = {
     "ssh_echo_ms": Figure("tools", "keystroke → echo through `ssh`, median, ms"),
     "scp_up_mb_per_s": Figure("tools", "`scp` to an order, MB/s"),
     "scp_down_mb_per_s": Figure("tools", "`scp` from an order, MB/s"),
+    "relay_idle_kb": Figure("relay", "a relay's memory for an idle client of 1,000, kB", 32),
+    "relay_idle_cpu_percent": Figure(
+        "relay", "a relay with 1,000 idle clients, per cent of a core", 2
+    ),
+    "relay_mb_per_s": Figure("relay", "frames of 48 KiB through a relay, clients in Python, MB/s"),
     "node_rss_mb_100k_accounts": Figure("chain", "resident memory at 100,000 accounts, MB", 150),
     "idle_cpu_percent": Figure("chain", "idle node, blocks of 1 s, per cent of a core", 2),
     "help_s": Figure("command", "`dbc --help`, median, seconds", 0.3),
@@ -71,6 +76,11 @@ def parts() -> dict[str, Callable[[], dict[str, float]]]:
 
         return measure()
 
+    def relay() -> dict[str, float]:
+        from bench.relay import measure
+
+        return measure()
+
     def tools() -> dict[str, float]:
         from bench.tools import measure
 
@@ -81,7 +91,7 @@ def parts() -> dict[str, Callable[[], dict[str, float]]]:
 
         return measure()
 
-    return {"chain": chain, "renting": renting, "tools": tools, "command": command}
+    return {"chain": chain, "renting": renting, "relay": relay, "tools": tools, "command": command}
 
 
 def machine() -> str:

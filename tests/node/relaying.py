@@ -3,12 +3,16 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import blake3
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
+from deepbrain.net.messages import Access
+from deepbrain.net.transport import TransportKey
 from deepbrain.node.relay import wire
 from deepbrain.node.relay.limits import RelayLimits, Standing
 from deepbrain.node.relay.server import RelayConfig, RelayServer
@@ -23,15 +27,15 @@ class People:
         self.proofs: set[bytes] = set()
         self.everybody: Standing | None = None
 
-    async def machines(self, keys):
+    async def machines(self, keys: Sequence[TransportKey]) -> list[Standing]:
         return [self.everybody or self.standings.get(key, Standing.STRANGER) for key in keys]
 
-    async def holds(self, key, access):
+    async def holds(self, key: TransportKey, access: Access) -> bool:
         return key in self.proofs
 
 
 @asynccontextmanager
-async def relay(people: People | None = None, **limits) -> AsyncIterator[RelayServer]:
+async def relay(people: People | None = None, **limits: Any) -> AsyncIterator[RelayServer]:
     config = RelayConfig(
         host="127.0.0.1", port=0, chain="", data=None, limits=RelayLimits(**limits)
     )
@@ -88,12 +92,14 @@ def auth(pair: Keypair, challenge: bytes, key: bytes | None = None) -> bytes:
 
 
 @asynccontextmanager
-async def knocking(server: RelayServer, **options) -> AsyncIterator[tuple[ClientConnection, bytes]]:
+async def knocking(
+    server: RelayServer, **options: Any
+) -> AsyncIterator[tuple[ClientConnection, bytes]]:
     """A WebSocket to the relay, and its challenge."""
     address = f"ws://127.0.0.1:{server.port}{wire.PATH}"
     async with connect(
         address,
-        subprotocols=[wire.SUBPROTOCOL],
+        subprotocols=[Subprotocol(wire.SUBPROTOCOL)],
         compression=None,
         max_size=1 << 20,
         close_timeout=0.3,
@@ -107,7 +113,7 @@ async def knocking(server: RelayServer, **options) -> AsyncIterator[tuple[Client
 
 @asynccontextmanager
 async def attached(
-    server: RelayServer, pair: Keypair | None = None, **options
+    server: RelayServer, pair: Keypair | None = None, **options: Any
 ) -> AsyncIterator[Client]:
     pair = pair or new_pair()
     async with knocking(server, **options) as (socket_, challenge):

@@ -111,6 +111,8 @@ class Changes:
     bandwidth_mbit: int | None = None
     addresses: tuple[str, ...] = ()
     metrics: str | None = None
+    image_cache_bytes: int | None = None
+    private_registries: bool | None = None
 
     def of(self, config: AgentConfig) -> AgentConfig:
         """Raises: UserError: too little disk."""
@@ -119,7 +121,12 @@ class Changes:
             capacity = replace(capacity, bandwidth_mbit=self.bandwidth_mbit)
         metrics = config.metrics if self.metrics is None else self.metrics
         addresses = self.addresses or config.addresses
-        return replace(config, capacity=capacity, addresses=addresses, metrics=metrics)
+        cache, private = self.image_cache_bytes, self.private_registries
+        return replace(
+            config, capacity=capacity, addresses=addresses, metrics=metrics,
+            image_cache_bytes=config.image_cache_bytes if cache is None else cache,
+            private_registries=config.private_registries if private is None else private,
+        )  # fmt: skip
 
 
 async def change(choices: Choices, host: Host, changes: Changes) -> None:

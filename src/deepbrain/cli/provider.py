@@ -27,6 +27,10 @@ _DISK = click.option("--disk", type=quantity.SIZE, metavar="SIZE",
                      help="Disk that tenants get in all, such as 200G (default: 80 % of what is free).")  # fmt: skip
 _BANDWIDTH = click.option("--bandwidth", type=click.IntRange(0, 1 << 20), metavar="MBIT",
                           help="Mbit/s that tenants get in all, each way (default, and 0: no limit).")  # fmt: skip
+_IMAGE_CACHE = click.option("--image-cache", type=quantity.SIZE, metavar="SIZE",
+                            help="Disk for unpacked images, such as 50G (default: a tenth).")  # fmt: skip
+_PRIVATE = click.option("--private-registries/--public-registries", default=None,
+                        help="Whether images may come from registries in your own networks (default: no).")  # fmt: skip
 _METRICS = click.option("--metrics", metavar="IP:PORT",
                         help=f"Where Prometheus may ask, or 'off' (default: {DEFAULT_METRICS}).")  # fmt: skip
 
@@ -52,6 +56,8 @@ def provider() -> None:
 @_DISK
 @_BANDWIDTH
 @_METRICS
+@_IMAGE_CACHE
+@_PRIVATE
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Where tenants lie (default: /var/lib/dbc)."
 )
@@ -63,7 +69,8 @@ def provider() -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 def install(
     stash: str, port: int, addresses: tuple[str, ...], disk: int | None, bandwidth: int | None,
-    metrics: str | None, data: Path | None, user: str | None, mode: str, image: Path | None, dry_run: bool,
+    metrics: str | None, image_cache: int | None, private_registries: bool | None, data: Path | None,
+    user: str | None, mode: str, image: Path | None, dry_run: bool,
 ) -> None:  # fmt: skip
     """Set this host up to serve at every boot. Needs root.
 
@@ -103,6 +110,8 @@ def install(
         ),
         stash=account_of(stash),
         metrics=DEFAULT_METRICS if asked is None else asked,
+        image_cache_bytes=image_cache or 0,
+        private_registries=bool(private_registries),
     )
     block_on(hosting.install(choices, host, wanted, image, dry_run=dry_run))
 
@@ -112,10 +121,13 @@ def install(
 @_BANDWIDTH
 @_ADDRESS
 @_METRICS
+@_IMAGE_CACHE
+@_PRIVATE
 def set_(
-    disk: int | None, bandwidth: int | None, addresses: tuple[str, ...], metrics: str | None
-) -> None:
-    """Change the installed provider: its disk, bandwidth, addresses, metrics.
+    disk: int | None, bandwidth: int | None, addresses: tuple[str, ...], metrics: str | None,
+    image_cache: int | None, private_registries: bool | None,
+) -> None:  # fmt: skip
+    """Change the installed provider: its disk, bandwidth, addresses, metrics, images.
 
     While units are rented the disk stays as it is: `dbc drain` first. Less of it is declared at once;
     more of it takes the stash's key: a new bond.json is written for it.
@@ -124,14 +136,17 @@ def set_(
     from deepbrain.cli.host import expect_installed
     from deepbrain.provider.inventory import dial_addresses
 
-    if disk is None and bandwidth is None and not addresses and metrics is None:
+    asked = (disk, bandwidth, addresses or None, metrics, image_cache, private_registries)
+    if all(one is None for one in asked):
         raise UserError("nothing to set; see `dbc provider set --help`")
     host = expect_installed()
     try:
         found = dial_addresses(host.place().load().port, addresses) if addresses else ()
     except ValueError as error:
         raise UserError(f"{error}; write --address 203.0.113.7 or 203.0.113.7:4001") from error
-    changes = hosting.Changes(disk, bandwidth, found, _metrics_address(metrics))
+    changes = hosting.Changes(
+        disk, bandwidth, found, _metrics_address(metrics), image_cache, private_registries
+    )
     work = hosting.change(Choices.current(), host, changes)
     block_on(work)
 

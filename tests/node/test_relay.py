@@ -113,7 +113,7 @@ async def test_a_machine_that_visits_no_more_is_not_reached():
         assert server.hub.keys.of(renter.key, 0).sent > 0
 
 
-async def test_only_real_relays_are_found():
+async def test_only_real_relays_are_found(monkeypatch):
     with pytest.raises(Unreachable, match="no relay answers"):
         await rendezvous.find("http://127.0.0.1:9")
 
@@ -122,12 +122,24 @@ async def test_only_real_relays_are_found():
         writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + b'{"key": "00", "port": "x"}')
         writer.close()
 
-    listener = await asyncio.start_server(nonsense, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    with pytest.raises(Unreachable, match="no relay answers"):
-        await rendezvous.find(f"http://127.0.0.1:{port}")
-    listener.close()
-    await listener.wait_closed()
+    async def drip(reader, writer):
+        """Never enough, and never too late for the next byte."""
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"H")
+                await writer.drain()
+                await asyncio.sleep(0.2)
+        writer.close()
+
+    monkeypatch.setattr(rendezvous, "PAGE_SECONDS", 1.0)
+    for misbehave in (nonsense, drip):
+        listener = await asyncio.start_server(misbehave, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        async with asyncio.timeout(3):
+            with pytest.raises(Unreachable, match="no relay answers"):
+                await rendezvous.find(f"http://127.0.0.1:{port}")
+        listener.close()
+        await asyncio.sleep(0.5)  # the connection's end is noticed at its next byte
 
 
 async def test_a_machine_is_knocked_at_from_outside_and_only_its_owners_address(monkeypatch):

@@ -116,10 +116,12 @@ async def test_only_the_renter_of_the_order_comes_back_to_it(tmp_path):
         other = await home.running(2, "sleep", "9")
         command = await session.exec(["cat"])
         [(_, name)] = home.agent.enduring._kept
-        with pytest.raises(Refused) as caught:
-            stream = await other._ask(Again(name=name, received=U64(0)))
-            await expect_reply(stream, Resumed)
-        assert caught.value.code is RefusalCode.NOT_NOW
+        # Neither from another order, nor by another session of the same one.
+        for session_ in (other, await home.session(1)):
+            with pytest.raises(Refused) as caught:
+                stream = await session_._ask(Again(name=name, received=U64(0)))
+                await expect_reply(stream, Resumed)
+            assert caught.value.code is RefusalCode.NOT_NOW
         with pytest.raises(Refused):
             await home.session(1, who=BOB)
         await command.write(b"still mine")

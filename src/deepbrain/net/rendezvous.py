@@ -12,7 +12,6 @@ other through a relay and then move to a direct path by themselves, which iroh d
 """
 
 import asyncio
-import http.client
 import ipaddress
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -122,32 +121,35 @@ class Relay:
 async def find(url: str) -> Relay:
     """The relay at `http://host:port`. Raises: Unreachable: nobody there, or no relay."""
     try:
-        page = await asyncio.to_thread(_get, url)
-        fields: Any = json.loads(page)
+        async with asyncio.timeout(PAGE_SECONDS):
+            fields: Any = json.loads(await _page(url))
         return Relay(url, TransportKey.from_hex(fields["key"]), int(fields["port"]) & 0xFFFF)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        DecodeError,
-        http.client.HTTPException,
-    ) as error:
+    except (OSError, ValueError, KeyError, TypeError, DecodeError) as error:
         raise Unreachable(f"no relay answers at {url}") from error
 
 
-def _get(url: str) -> bytes:
+async def _page(url: str) -> bytes:
+    """`GET <url>/rendezvous`, in all within the caller's time: whoever is asked may be hostile.
+
+    Raises: OSError, ValueError: there is no such page.
+    """
     parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=PAGE_SECONDS)
+    host, secure = parts.hostname or "", parts.scheme == "https"
+    reader, writer = await asyncio.open_connection(
+        host, parts.port or (443 if secure else 80), ssl=secure or None, limit=MAX_PAGE
+    )
     try:
-        connection.request("GET", "/rendezvous")
-        response = connection.getresponse()
-        if response.status != http.HTTPStatus.OK:
-            raise ValueError("the page is not there")
-        return response.read(MAX_PAGE)
+        request = f"GET /rendezvous HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
+        writer.write(request.encode())
+        answer = bytearray()
+        while len(answer) < MAX_PAGE and (part := await reader.read(MAX_PAGE)):
+            answer += part
     finally:
-        connection.close()
+        writer.transport.abort()
+    head, _, body = bytes(answer).partition(b"\r\n\r\n")
+    if head.split(b" ")[1:2] != [b"200"]:
+        raise ValueError("the page is not there")
+    return body
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from deepbrain.net.errors import ConnectionLost, RefusalCode, Refused, StreamRes
 from deepbrain.net.lasting import Lasting
 from deepbrain.net.messages import StreamName
 from deepbrain.net.stream import Stream
+from deepbrain.net.transport import TransportKey
 from deepbrain.provider.admission import Visit
 
 KEEP_SECONDS: Final = 120.0
@@ -22,6 +23,8 @@ LASTING_PER_ORDER: Final = 32
 @dataclass(eq=False, slots=True)
 class _Kept:
     lasting: Lasting
+    session: TransportKey
+    """Whoever began it, and nobody else of the order, may come back to it."""
     visit: Visit
     """Whose connection carries it, or did last."""
     carriers: int = 0
@@ -46,13 +49,14 @@ class Enduring:
             raise Refused(
                 RefusalCode.LIMIT, f"order {visit.order} has too many lasting streams; end one"
             )
-        kept = self._kept[visit.order, name] = _Kept(Lasting(), visit)
+        kept = _Kept(Lasting(), visit.connection.remote, visit)
+        self._kept[visit.order, name] = kept
         return kept.lasting
 
     def find(self, visit: Visit, name: StreamName) -> Lasting:
         """Raises: Refused: it is not here, or not any more."""
         kept = self._kept.get((visit.order, name))
-        if kept is None:
+        if kept is None or kept.session != visit.connection.remote:
             raise Refused(RefusalCode.NOT_NOW, "the machine does not have this stream any more")
         return kept.lasting
 

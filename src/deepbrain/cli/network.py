@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from deepbrain.cli.chain import block_on
+from deepbrain.cli.extras import ensure_installed
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.home import forget_network, home, write_json
 from deepbrain.cli.local import (
@@ -82,7 +83,12 @@ def up(
     dbc run --for 5m -- python3 -c 'print(6 * 7)'
     """
     place = Place.chosen(directory)
+    ensure_installed("node", "provider")
     if away:
+        from deepbrain.sandbox.programs import get_programs
+
+        # Whoever waits for it here may see what takes minutes, the first time.
+        block_on(get_programs(say, gvisor=mode != "process"))
         argv = [sys.executable, "-m", "deepbrain.cli.main", "network", "up",
                 "--providers", str(providers), "--dir", str(place.path), "--mode", mode]  # fmt: skip
         argv += [] if rpc_port is None else ["--rpc-port", str(rpc_port)]

@@ -11,6 +11,7 @@ import click
 
 from deepbrain.cli import quantity
 from deepbrain.cli.chain import Choices, block_on
+from deepbrain.cli.extras import ensure_installed
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.home import home
 from deepbrain.cli.output import emit, say
@@ -113,6 +114,7 @@ def join(
     """
     from deepbrain.cli.supervise import Post
 
+    ensure_installed("provider")
     choices = Choices.current()
     chosen = choices.chosen()
     place = _place(data)

@@ -10,6 +10,7 @@ import click
 
 from deepbrain.cli import quantity
 from deepbrain.cli.chain import Choices, block_on
+from deepbrain.cli.extras import ensure_installed
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.output import emit
 from deepbrain.cli.provide import DEFAULT_PORT
@@ -83,6 +84,7 @@ def install(
     from deepbrain.provider.identity import AgentConfig
     from deepbrain.provider.inventory import dial_addresses, take_inventory
 
+    ensure_installed("provider")
     if os.geteuid() != 0 and not dry_run:
         raise UserError("installing changes the host: run this with sudo (or see --dry-run)")
     former = installed()

@@ -1,0 +1,21 @@
+"""The packages that only nodes or providers need, and what to say where they are not installed."""
+
+import importlib.util
+from typing import Final
+
+from deepbrain.cli.failure import UserError
+
+EXTRAS: Final = {
+    "node": ("lmdb", "aiohttp", "blake3"),
+    "provider": ("prometheus_client", "pynvml", "yaml", "zstandard"),
+}
+"""By the extra's name in pyproject.toml, the modules that come with it."""
+
+
+def ensure_installed(*extras: str) -> None:
+    """Raises: UserError: some module of these extras is missing."""
+    wanted = [module for extra in extras for module in EXTRAS[extra]]
+    if any(importlib.util.find_spec(module) is None for module in wanted):
+        raise UserError(
+            f"this needs more packages than renting; run pip install 'deepbrain[{','.join(extras)}]'"
+        )

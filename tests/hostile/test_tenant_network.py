@@ -1,5 +1,6 @@
 """Tenants' networks: whatever a tenant tries is contained, and each try works where nothing defends."""
 
+import json
 import os
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -7,7 +8,7 @@ from unittest import mock
 
 import pytest
 from tests.hostile.tenant_network import ALLOWED, ATTACKS, Seat, measure, rules_off, seats, tcp
-from tests.hostile.world import NEIGHBOUR, ROUTER, WEB, World, world
+from tests.hostile.world import MTU, NEIGHBOUR, ROUTER, WEB, World, sh, world
 
 from deepbrain.sandbox import egress, links
 from deepbrain.sandbox.netns import NetworkNamespace
@@ -73,6 +74,8 @@ def test_a_link_goes_though_something_still_sits_behind_it(made: World) -> None:
     with seat:
         (link,) = made.host.run(links.read_facts).links
         assert (link.up, link.mbit) == (True, 7)
+        (own,) = json.loads(seat.run(lambda: sh("ip", "-j", "link", "show", "eth0")))
+        assert own["mtu"] == MTU, "the default route's: larger packets would be lost on the way"
         made.host.run(lambda: network.detach("held"))
         assert made.host.run(links.read_facts).links == ()
         assert seat.run(lambda: tcp(WEB)) is False

@@ -4,15 +4,17 @@ Each is made by the programs that make the real one's rules, as they lie on a ho
 Docker and ufw, `nft` for firewalld and hand-written tables), in a world of its own.
 """
 
+import os
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import pytest
 from tests.hostile.tenant_network import ALLOWED, measure, seats
 from tests.hostile.test_tenant_network import allowed, require_nft
-from tests.hostile.world import World, world
+from tests.hostile.world import ROUTER, World, world
 
 from deepbrain.sandbox import egress, firewalls
-from deepbrain.sandbox.network import TenantNetwork
+from deepbrain.sandbox.network import CLOSED_VARIABLE, TenantNetwork
 from deepbrain.sandbox.programs import find_binary
 from deepbrain.sandbox.sandbox import SandboxError
 
@@ -114,7 +116,8 @@ def test_a_firewall_that_drops_admits_tenants_by_two_rules(
     with seats(place, TenantNetwork()) as seat:
         drops = not ALLOWED["the web by TCP"](seat)
     assert drops, "the control does not work: this firewall drops nothing"
-    network = TenantNetwork()
+    with mock.patch.dict(os.environ, {CLOSED_VARIABLE: ROUTER}):
+        network = TenantNetwork()
     place.host.run(network.try_out)
     assert ruleset(place) == before, "a trial leaves nothing"
     with seats(place, network) as seat:

@@ -98,3 +98,19 @@ def test_nothing_stays_on_the_host(made: World, reached: object) -> None:
     assert made.host.run(links.read_facts).links == ()
     assert made.host.run(lambda: egress.run_nft("list", "ruleset")) == ""
     assert made.host.run(lambda: links.forwards("wan0")) is False
+
+
+def test_two_helpers_with_other_wishes_agree_on_one_table(made: World) -> None:
+    """Each renders when the other has: they would go on for ever, or undo what the other closed."""
+    with mock.patch.dict(os.environ, {CLOSED_VARIABLE: f"{ROUTER},192.0.2.0/25,192.0.2.128/25"}):
+        first = TenantNetwork([IPv4Address(NEIGHBOUR)])
+    second = TenantNetwork()
+    with made.host.run(lambda: first.attach("shared", NetworkNamespace.current)) as seat:
+        seen = set()
+        for network in (first, second, first, second):
+            made.host.run(network.settle)
+            loaded = made.host.run(egress.Loaded.read)
+            seen.add(loaded.chains)
+            assert seat.run(lambda: (tcp(ROUTER), tcp(WEB))) == (False, True)
+        assert len(seen) == 2, "after each has said what it wishes, nothing changes any more"
+    made.host.run(lambda: first.detach("shared"))

@@ -7,9 +7,10 @@ it is final; an accept still has to pass the host's other tables (`firewalls.py`
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
 from typing import Any, Final
 
 from deepbrain.sandbox.links import PREFIX, Facts, Link
@@ -45,12 +46,12 @@ MAX_CONNECTIONS: Final = 4096
 """Tracked connections of one tenant: the table of them is the host's, and everybody's."""
 
 
-LEAST_BURST_KBYTES: Final = 256
-"""A packet may be as large as 64 KiB before the network card cuts it."""
+BURST_KBYTES: Final = 256
+"""Added by nftables to a second's worth. A packet may be 64 KiB before the network card cuts it."""
 
 
 def render(
-    facts: Facts, resolvers: Sequence[IPv4Address] = (), also: Sequence[IPv4Network] = ()
+    facts: Facts, resolvers: Iterable[IPv4Address] = (), also: Iterable[IPv4Network] = ()
 ) -> str:
     """The table, without the line that names it.
 
@@ -58,7 +59,7 @@ def render(
     """
     closed = tuple(collapse_addresses((*NOT_PUBLIC, *facts.near, *also)))
     own = [f'"{link.name}" . {link.address}' for link in facts.links]
-    named = [str(address) for address in resolvers if any(address in net for net in closed)]
+    named = [str(address) for address in sorted(resolvers) if any(address in net for net in closed)]
     dns = f"ip daddr {{ {', '.join(named)} }} meta l4proto {{ tcp, udp }} th dport 53 accept"
     # A host that routed for nobody goes on so, though the way outwards now forwards for tenants.
     transit = (
@@ -114,13 +115,12 @@ def render(
 
 
 def _limits(links: Sequence[Link], side: str) -> str:
-    """What is over a tenant's bandwidth is dropped; a tenth of a second's worth may come at once."""
+    """What is over a tenant's bandwidth is dropped; a second's worth may come at once, and one packet."""
     rules = []
     for link in links:
         if link.mbit:
             kbytes = link.mbit * 125
-            burst = max(kbytes // 10, LEAST_BURST_KBYTES)
-            rate = f"limit rate over {kbytes} kbytes/second burst {burst} kbytes"
+            rate = f"limit rate over {kbytes} kbytes/second burst {BURST_KBYTES} kbytes"
             rules.append(f'{side} "{link.name}" {rate} drop')
     return "\n    ".join(rules)
 
@@ -135,39 +135,97 @@ def mark_of(table: str) -> str:
     return "made_of_" + sha256(table.encode()).hexdigest()[:16]
 
 
-def load(table: str, opened: Sequence[str]) -> None:
-    """Put the table in place of what is there. `opened`: interfaces that forward because of us.
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What no fact of the host tells: whoever renders the table adds to what others wished before.
+
+    It stands in the table itself, so that two helpers, or a doctor beside them, agree on one.
+    """
+
+    resolvers: frozenset[IPv4Address] = frozenset()
+    """Reached on port 53, wherever they are."""
+    closed: frozenset[IPv4Network] = frozenset()
+    """Closed besides."""
+    opened: frozenset[str] = frozenset()
+    """Interfaces that forward because of us."""
+
+    def __or__(self, other: "Wishes") -> "Wishes":
+        return Wishes(
+            self.resolvers | other.resolvers,
+            frozenset(collapse_addresses(self.closed | other.closed)),  # as nft gives it back
+            self.opened | other.opened,
+        )
+
+    def sets(self) -> str:
+        resolvers = _elements(map(str, sorted(self.resolvers)))
+        closed = _elements(map(str, sorted(self.closed)))
+        opened = _elements(f'"{name}"' for name in sorted(self.opened))
+        return f"""
+  set wished_resolvers {{ type ipv4_addr; {resolvers} }}
+  set wished_closed {{ type ipv4_addr; flags interval; auto-merge; {closed} }}
+  set opened {{ type ifname; {opened} }}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The table that is in force."""
+
+    chains: frozenset[str]
+    wishes: Wishes
+
+    @classmethod
+    def read(cls) -> "Loaded | None":
+        try:
+            entries = listing("table", "inet", TABLE)
+        except SandboxError:
+            return None
+        sets = {
+            entry["set"]["name"]: entry["set"].get("elem", ())
+            for entry in entries
+            if "set" in entry
+        }
+        wishes = Wishes(
+            frozenset(IPv4Address(address) for address in sets.get("wished_resolvers", ())),
+            frozenset(_networks_of(sets.get("wished_closed", ()))),
+            frozenset(map(str, sets.get("opened", ()))),
+        )
+        chains = frozenset(str(entry["chain"]["name"]) for entry in entries if "chain" in entry)
+        return cls(chains, wishes)
+
+
+def _networks_of(elements: Iterable[Any]) -> Iterator[IPv4Network]:
+    """As `nft -j` writes an interval: an address, a prefix or a range."""
+    for element in elements:
+        if isinstance(element, str):
+            yield IPv4Network(element)
+        elif "prefix" in element:
+            yield IPv4Network((element["prefix"]["addr"], element["prefix"]["len"]))
+        else:
+            first, last = element["range"]
+            yield from summarize_address_range(IPv4Address(first), IPv4Address(last))
+
+
+def put_in_force(facts: Facts, wishes: Wishes) -> None:
+    """Have the table of these facts, with what was wished before, in place of what is there.
 
     Raises: SandboxError: nftables refuses, or the table is not there afterwards.
     """
-    remembered = f"set opened {{ type ifname; {_elements(f'{name!r}' for name in opened)} }}"
-    remembered = remembered.replace("'", '"')
-    run_nft(
-        "-f",
-        "-",
-        text=f"table inet {TABLE}\ndelete table inet {TABLE}\n"
-        f"table inet {TABLE} {{\n  {remembered}\n  chain {mark_of(table)} {{ }}\n{table}}}\n",
-    )
-    if not is_loaded(table):
+    before = Loaded.read()
+    wishes |= Wishes() if before is None else before.wishes
+    table = wishes.sets() + render(facts, wishes.resolvers, wishes.closed)
+    mark = mark_of(table)
+    if before is not None and mark in before.chains:
+        return
+    whole = f"table inet {TABLE} {{\n  chain {mark} {{ }}\n{table}}}\n"
+    run_nft("-f", "-", text=f"table inet {TABLE}\ndelete table inet {TABLE}\n{whole}")
+    after = Loaded.read()
+    if after is None or mark not in after.chains:
         raise SandboxError("the table of tenants' rules is not there after it was loaded")
 
 
-def is_loaded(table: str) -> bool:
-    return _succeeds("list", "chain", "inet", TABLE, mark_of(table))
-
-
 def is_there() -> bool:
-    return _succeeds("list", "table", "inet", TABLE)
-
-
-def opened() -> tuple[str, ...]:
-    """The interfaces that forward because of us, as the loaded table remembers them."""
-    try:
-        found = listing("set", "inet", TABLE, "opened")
-    except SandboxError:
-        return ()
-    sets = [entry["set"] for entry in found if "set" in entry]
-    return tuple(str(name) for entry in sets for name in entry.get("elem", ()))
+    return Loaded.read() is not None
 
 
 def remove() -> None:
@@ -179,14 +237,6 @@ def listing(*what: str) -> list[dict[str, Any]]:
     """`nft -j -a list ...`. Raises: SandboxError: it is not there."""
     found = json.loads(run_nft("-j", "-a", "list", *what))["nftables"]
     return [entry for entry in found if isinstance(entry, dict)]
-
-
-def _succeeds(*arguments: str) -> bool:
-    try:
-        run_nft(*arguments)
-    except SandboxError:
-        return False
-    return True
 
 
 def find_nft() -> str:

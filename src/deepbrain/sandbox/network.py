@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from deepbrain.sandbox import egress, firewalls, links
+from deepbrain.sandbox.egress import Loaded, Wishes
 from deepbrain.sandbox.links import Facts
 from deepbrain.sandbox.netns import NetworkNamespace
 from deepbrain.sandbox.probe import Reached, ask_resolvers
@@ -152,11 +153,9 @@ class TenantNetwork:
                 links.set_link(link.name, up=True)
 
     def _put_in_force(self, facts: Facts) -> None:
-        table = egress.render(facts, self.resolvers, self._closed)
-        if not egress.is_loaded(table):
-            shut = {name for name in facts.uplinks if not links.forwards(name)} - {links.PROBE}
-            self._opened |= shut.union(egress.opened())
-            egress.load(table, sorted(self._opened))
+        self._opened |= {name for name in facts.uplinks if not links.forwards(name)} - {links.PROBE}
+        resolvers, opened = frozenset(self.resolvers), frozenset(self._opened)
+        egress.put_in_force(facts, Wishes(resolvers, frozenset(self._closed), opened))
         for name in facts.uplinks:
             if not links.forwards(name):
                 links.set_forwarding(name, on=True)
@@ -187,11 +186,11 @@ def offered(report: ModeReport) -> tuple[Network, str]:
 
 def _clear() -> None:
     """No tenant has a network: nothing of ours stays on the host."""
-    if egress.is_there():
-        opened = egress.opened()
+    loaded = Loaded.read()
+    if loaded is not None:
         firewalls.withdraw()
         egress.remove()
-        for name in opened:
+        for name in loaded.wishes.opened:
             with suppress(SandboxError):  # the interface has gone
                 links.set_forwarding(name, on=False)
 

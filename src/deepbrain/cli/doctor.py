@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -240,7 +240,21 @@ async def _standing(place: "Place", config: "AgentConfig", client: "Client") -> 
     listing = Finding(
         "listing", ok=True, detail=f"{status} at {quantity.usd(listed.price)} per hour"
     )
-    return [balance, listing, *await _reached(place, config)]
+    reached = await _reached(place, config)
+    return [balance, listing, *reached, *await _relayed(machine, listed.address.relays)]
+
+
+async def _relayed(machine: MachineId, relays: Sequence[str]) -> "list[Finding]":
+    """Whether the machine answers through the relays of its record; nothing where it has none."""
+    from deepbrain.cli.outside import answers_through
+    from deepbrain.sandbox.checks import Finding
+
+    if not relays:
+        return []
+    through = await answers_through(machine, relays)
+    detail = f"answers through {through} of {len(relays)}"
+    hint = "behind NAT nobody reaches it: is its agent running, and may it call out?"
+    return [Finding("relays", through > 0, detail, hint)]
 
 
 async def _reached(place: "Place", config: "AgentConfig") -> "list[Finding]":

@@ -49,7 +49,7 @@ async def reach_sentences(
     for reach in await check_reach(TransportKey(machine), unasked):
         yield reach.sentence
     if relays:
-        through = await _through(machine, relays)
+        through = await answers_through(machine, relays, ATTACH_SECONDS)
         names = "relay" if through == 1 else "relays"
         if through:
             yield f"reachable through {through} {names}, which needs no open port"
@@ -73,14 +73,14 @@ async def _knocked(
     return {}
 
 
-async def _through(machine: MachineId, relays: Sequence[str]) -> int:
-    """Through how many relays the machine answers, each tried alone."""
-    return sum(await asyncio.gather(*(_answers_through(machine, url) for url in relays)))
+async def answers_through(machine: MachineId, relays: Sequence[str], seconds: float = 0.0) -> int:
+    """Through how many relays the machine answers, each tried alone, again for so many seconds."""
+    return sum(await asyncio.gather(*(_answers(machine, url, seconds) for url in relays)))
 
 
-async def _answers_through(machine: MachineId, url: str) -> bool:
+async def _answers(machine: MachineId, url: str, seconds: float) -> bool:
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + ATTACH_SECONDS
+    deadline = loop.time() + seconds
     while True:
         try:
             async with fresh_endpoint() as endpoint:

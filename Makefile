@@ -1,6 +1,6 @@
 # `make` lists what there is. Each target does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup sandbox demo test hostile qemu lint types spec bench lock clean nat
+.PHONY: help setup sandbox demo test hostile fuzz qemu lint types spec bench lock clean nat
 
 PY := .venv/bin/python
 
@@ -25,6 +25,9 @@ hostile: sandbox ## Attack a provider and a renter, each attack with a control t
 
 qemu: sandbox ## Boot Debian with systemd and cgroup version 2, and test the limits there (10 minutes)
 	@scripts/qemu
+
+fuzz: setup ## Feed every parser of outside bytes with bytes that are nearly right, for a long time
+	@HYPOTHESIS_PROFILE=night $(PY) -m pytest -q --timeout=3600 tests/fuzz tests/net/test_messages.py tests/client/test_results.py tests/client/test_keystore.py tests/provider/test_helper.py
 
 lint: setup ## ruff, import floors, determinism, types
 	@scripts/lint

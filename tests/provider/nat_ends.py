@@ -1,7 +1,7 @@
 """The two ends for tests between NATs, each a process in its own network namespace.
 
     python -m tests.provider.nat_ends machine DIR URL     a whole agent; its chain and sandbox are fakes
-    python -m tests.provider.nat_ends echo URL            the first echo of a command, then the path taken
+    python -m tests.provider.nat_ends echo URL [SECONDS]  the first echo of a command, then the path taken
     python -m tests.provider.nat_ends type URL SECONDS    lines to `cat`, and what comes back
 
 Each prints JSON, one object a line.
@@ -83,14 +83,15 @@ async def running(relay: str) -> tuple[IrohEndpoint, Session, ExecStream]:
     return endpoint, opened, await opened.exec(["cat"])
 
 
-async def echo(relay: str) -> None:
+async def echo(relay: str, seconds: float = 4.0) -> None:
+    """The path is watched for so long, or until it is a direct one."""
     began = time.monotonic()
     endpoint, opened, command = await running(relay)
     await command.write(b"hello")
     assert await command.read() == (1, b"hello")
     say(seconds=round(time.monotonic() - began, 3), direct=opened.is_direct)
     learning = asyncio.create_task(_learn_own_address(endpoint, [relay]))
-    for _ in range(40):
+    for _ in range(int(10 * seconds)):
         if opened.is_direct:
             break
         await asyncio.sleep(0.1)
@@ -137,12 +138,12 @@ def main() -> None:
     match sys.argv[1:]:
         case ["machine", data, relay]:
             asyncio.run(machine(Path(data), relay))
-        case ["echo", relay]:
-            asyncio.run(echo(relay))
+        case ["echo", relay, *seconds]:
+            asyncio.run(echo(relay, *map(float, seconds)))
         case ["type", relay, seconds]:
             asyncio.run(type_lines(relay, float(seconds)))
         case _:
-            sys.exit("machine DIR URL, echo URL, or type URL SECONDS")
+            sys.exit("machine DIR URL, echo URL [SECONDS], or type URL SECONDS")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import tarfile
 import threading
@@ -252,6 +253,10 @@ class Proxy:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """From now on speak TLS."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def blobs_asked(self) -> list[Asked]:
         return [asked for asked in self.asked if "/blobs/" in asked.path]

@@ -1,8 +1,10 @@
 """Images out of registries: everything a registry may do instead of its duty ends in one sentence."""
 
+import datetime as dt
 import json
 import os
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,6 +15,9 @@ from typing import Any
 
 import pytest
 import zstandard
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.sandbox.registries import (
     PASSWORD,
     USER,
@@ -372,6 +377,65 @@ def test_redirects_out_of_encryption(proxy: Proxy, made: Made, at: int, place: s
     proxy.misdeed = turn
     found = sentence(wanted(proxy.port, made), at)
     assert "without encryption" in found or "broke off" in found
+
+
+# -- encryption
+
+
+@pytest.fixture
+def sealed(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reference:
+    """The proxy speaks TLS as `registry.test`, vouched for by an authority of its own."""
+    certificate = make_certificate(tmp_path, "registry.test")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    proxy.wrap(context)
+    plain = socket.getaddrinfo
+
+    def resolve(host: Any, *more: Any, **options: Any) -> Any:
+        return plain("127.0.0.1" if host == "registry.test" else host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(certificate))
+    return Reference.parse_source(f"registry.test:{proxy.port}/team/job")
+
+
+def make_certificate(place: Path, name: str) -> Path:
+    """A key and a certificate that vouches for itself, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    named = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder(named, named, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = place / "tls.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    file.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    return file
+
+
+def test_registries_elsewhere_are_asked_by_tls(sealed: Reference, made: Made, at: int) -> None:
+    fetch(wanted(0, made, reference=sealed), at)
+    assert large(made) in whole(at)
+
+
+def test_who_cannot_prove_its_name_is_not_believed(
+    sealed: Reference, made: Made, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    plain = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **options: plain(
+        "127.0.0.1", *more, **options))  # fmt: skip
+    assert "cannot prove who it is" in sentence(wanted(0, made, reference=sealed), at)
+    assert whole(at) == []
 
 
 # -- where it may connect to

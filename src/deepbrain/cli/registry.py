@@ -1,5 +1,8 @@
 """Images named as in registries: pinned to a digest before anything is placed or paid."""
 
+import asyncio
+import contextlib
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,6 +44,32 @@ def pin(name: str) -> Pinned:
     with closing(Registry(reference, credentials)) as registry:
         manifest = registry.manifest(reference.version)
     return Pinned(reference.source, Digest(sha256(manifest).digest()), credentials)
+
+
+async def pin_soon(name: str) -> Pinned:
+    """As `pin`, and whoever is tired of waiting can leave: nothing waits for the registry at the end."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Pinned] = loop.create_future()
+
+    def tell(found: "Pinned | Exception") -> None:
+        if answer.done():
+            return
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def work() -> None:
+        found: Pinned | Exception
+        try:
+            found = pin(name)
+        except Exception as error:  # noqa: BLE001 - told to who waits
+            found = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, found)
+
+    threading.Thread(target=work, name="registry", daemon=True).start()
+    return await answer
 
 
 def credentials_for(source: str) -> "Credentials | None":

@@ -30,7 +30,7 @@ from deepbrain.cli.journal import Run
 from deepbrain.cli.market import Offered, mode_name, ways_to
 from deepbrain.cli.output import say, waiting
 from deepbrain.cli.reach import Reach, fresh_endpoint
-from deepbrain.cli.registry import Pinned, credentials_for, pin
+from deepbrain.cli.registry import Pinned, credentials_for, pin_soon
 from deepbrain.cli.wish import Wish, choose_image
 from deepbrain.client.errors import CallFailed
 from deepbrain.net import messages
@@ -239,16 +239,16 @@ async def _image_for(
         raise Unwilling(lacking)
     if wish.image not in package.pins:
         report(f"asking the registry for {wish.image}")
-        package.pins[wish.image] = await asyncio.to_thread(_pin, wish.image)
+        package.pins[wish.image] = await _pin(wish.image)
     found = package.pins[wish.image]
     if isinstance(found, str):
         raise Unwilling(f"{lacking}, and {found}")
     return found
 
 
-def _pin(name: str) -> "Pinned | str":
+async def _pin(name: str) -> "Pinned | str":
     try:
-        found = pin(name)
+        found = await pin_soon(name)
     except DeepBrainError as error:
         return str(error)
     say(f"the image is {found}")

@@ -106,20 +106,21 @@ async def _exec(
     choices: Choices, chosen: "Chosen", order: OrderId, argv: tuple[str, ...],
     env: tuple[str, ...], workdir: str, interactive: bool, is_tty: bool,
 ) -> int:  # fmt: skip
-    from deepbrain.cli.terminal import join, size
+    from deepbrain.cli.terminal import ended_by_signals, join, size
     from deepbrain.cli.wish import parse_env
 
     variables = parse_env(env)
     if is_tty and "TERM" not in dict(variables):
         variables += (("TERM", os.environ.get("TERM") or "dumb"),)
     columns, rows = size()
-    async with reaching(choices, chosen, order) as reach:
-        session = await reach.session()
-        command = await session.exec(
-            argv, env=variables, cwd=workdir, tty=is_tty, cols=columns, rows=rows
-        )
-        async with command:
-            return await join(command, interactive=interactive, is_tty=is_tty)
+    with ended_by_signals():
+        async with reaching(choices, chosen, order) as reach:
+            session = await reach.session()
+            command = await session.exec(
+                argv, env=variables, cwd=workdir, tty=is_tty, cols=columns, rows=rows
+            )
+            async with command:
+                return await join(command, interactive=interactive, is_tty=is_tty)
 
 
 async def _copy_out(

@@ -22,6 +22,32 @@ ERR: Final = 2
 _CHUNK: Final = 32 << 10
 
 
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a closed terminal, end the block in order, so that what it began over there
+    ends at once, and does not wait for us to come back. Raises: SystemExit: 128 and the signal.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    told: list[int] = []
+
+    def end(number: int) -> None:
+        told.append(number)
+        if task is not None:
+            task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if told:
+            raise SystemExit(128 + told[0]) from None
+        raise
+    finally:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+
 def write_out(stream: int, data: bytes) -> None:
     """Pass a piece of a job's output on, unchanged, to the stream of the same name."""
     target = sys.stderr.buffer if stream == ERR else sys.stdout.buffer

@@ -39,7 +39,7 @@ bench: sandbox ## Measure, write build/bench.json and docs/benchmarks.md
 	@$(PY) -m bench
 
 nat: sandbox ## Reach a machine 20 times between two NATs, and 20 times each without UDP at either side
-	@NAT_RUNS=20 $(PY) -m pytest -q -rA --timeout 900 tests/e2e/test_nat.py
+	@NAT_RUNS=20 $(PY) -m pytest -q -rA --timeout 900 tests/e2e/nat_runs.py
 
 lock: ## Renew the hashed lock files (needs uv)
 	@scripts/lock

@@ -1,6 +1,6 @@
 """Streams between two NATs, with a real relay and a real agent whose chain and sandbox are fakes.
 
-The same with everything real is in `test_nat.py`.
+The same with everything real is in `nat_runs.py`, which `make nat` runs.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""Behind NATs: no open port anywhere but at the public node."""
+"""Behind NATs: no open port anywhere but at the public node. `make nat` runs this.
+
+What of it needs neither a chain nor gVisor is in `test_nat_streams.py`, and runs with the other tests.
+"""
 
 import json
 import os

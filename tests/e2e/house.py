@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,9 +19,6 @@ from pathlib import Path
 from tests.e2e.leftovers import Leftovers
 from tests.e2e.network import ROOT, Done
 
-PORT = 4178
-METRICS = "127.0.0.1:9478"
-NODE_PORT = 9978
 DATA_BYTES = 8 << 30
 COVERED = ("/etc", "/var/lib", "/opt", "/usr/local")
 
@@ -48,12 +46,16 @@ class HostMachine:
     node: Popen
     home: Home
     leftovers: Leftovers
+    node_port: int
+    port: int
+    """That renters dial."""
+    metrics: str
     serving: "Popen | None" = None
     logs: list[Path] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{NODE_PORT}"
+        return f"ws://127.0.0.1:{self.node_port}"
 
     @property
     def env(self) -> dict[str, str]:
@@ -161,12 +163,16 @@ def host_machine() -> Iterator[HostMachine]:
     base = Path(tempfile.mkdtemp(prefix="dbc-e2e-host-"))
     base.chmod(0o755)
     leftovers = Leftovers.of(base)
-    keeper, node, machine = _keep_mounts(base), _start_node(base), None
+    ports = [
+        _free_port(kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_STREAM)
+    ]
+    keeper, node, machine = _keep_mounts(base), _start_node(base, ports[0]), None
     home = Home(base / "home")
     home.path.mkdir()
     (home.path / "password").write_text("a password at home\n")
     try:
-        machine = HostMachine(base, keeper, node, home, leftovers)
+        metrics = f"127.0.0.1:{ports[2]}"
+        machine = HostMachine(base, keeper, node, home, leftovers, ports[0], ports[1], metrics)
         machine.wait_for(lambda: _answers(machine), 30, "the node does not come up")
         yield machine
     finally:
@@ -215,11 +221,17 @@ def _keep_mounts(base: Path) -> Popen:
     return keeper
 
 
-def _start_node(base: Path) -> Popen:
+def _free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start_node(base: Path, port: int) -> Popen:
     with (base / "node.log").open("w") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "deepbrain.node", "--spec", "dev", "--data", str(base / "node"),
-             "--rpc-port", str(NODE_PORT)],
+             "--rpc-port", str(port)],
             stdout=log, stderr=log, text=True,
         )  # fmt: skip
 

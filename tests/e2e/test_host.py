@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.docs.pages import ROOT, session_lines
-from tests.e2e.house import METRICS, PORT, HostMachine, Popen, host_machine
+from tests.e2e.house import HostMachine, Popen, host_machine
 
 GUIDE = ROOT / "docs/guide/provider.md"
 ADDRESS = re.compile(r"\b5[1-9A-HJ-NP-Za-km-z]{47}\b")
@@ -63,13 +64,16 @@ class Guide:
             self.doctor(line)
         else:
             if "provider install" in line:
-                line += f" --port {PORT} --address 127.0.0.1 --metrics {METRICS} --disk 4G"
+                line += (
+                    f" --port {host.port} --address 127.0.0.1 --metrics {host.metrics} --disk 4G"
+                )
             host.expect(line)
             if line.startswith("git clone"):
                 self.lend_what_is_built()
 
     def lend_what_is_built(self) -> None:
         """What `make sandbox` then finds done: it would take minutes, and every test has it."""
+        subprocess.run(["make", "-C", ROOT, "sandbox"], check=True)
         for name in (".venv", ".cache", "requirements", "pyproject.toml"):
             here = f"/opt/deepbrain/{name}"
             self.host.expect(f"rm -rf {here}; ln -s {ROOT / name} {here}")
@@ -112,6 +116,16 @@ def rent(host: HostMachine, script: str, *, span: str = "5m") -> Popen:
     return job
 
 
+UNTIL_TOLD = "i=0; echo started; while ! test -e go; do i=$((i+1)); echo step $i; sleep 0.3; done"
+"""A job that goes on however slow the machine is; `tell` ends it."""
+
+
+def tell(host: HostMachine) -> None:
+    """Have the job that runs `UNTIL_TOLD` end by itself."""
+    order = orders(host)[-1]["order"]
+    host.expect_at_home(f"dbc --wallet //Alice exec {order} touch /workspace/go")
+
+
 def orders(host: HostMachine) -> list[dict]:
     return json.loads(host.at_home("dbc --wallet //Alice ps --all --json").out)
 
@@ -137,22 +151,23 @@ def test_the_guides_commands_lead_to_a_machine_that_earns(host: HostMachine, gui
 
 
 def test_metrics_are_scraped_and_show_the_order(host: HostMachine, guide: Guide) -> None:
-    job = rent(host, "echo started; sleep 20")
-    host.wait_for(lambda: 'orders{state="running"} 1.0' in scrape(), 20, "the order is not shown")
-    assert "deepbrain_units_free 1.0" in scrape()
+    job = rent(host, UNTIL_TOLD)
+    host.wait_for(
+        lambda: 'orders{state="running"} 1.0' in scrape(host), 20, "the order is not shown"
+    )
+    assert "deepbrain_units_free 1.0" in scrape(host)
     job.send_signal(signal.SIGTERM)
     assert job.wait(60) != 0
-    host.wait_for(lambda: 'orders{state="running"} 0.0' in scrape(), 20, "it is shown too long")
+    host.wait_for(lambda: 'orders{state="running"} 0.0' in scrape(host), 20, "it is shown too long")
 
 
-def scrape() -> str:
-    with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=5) as answer:
+def scrape(host: HostMachine) -> str:
+    with urllib.request.urlopen(f"http://{host.metrics}/metrics", timeout=5) as answer:
         return answer.read().decode()
 
 
 def test_a_new_release_takes_over_and_jobs_go_on(host: HostMachine, guide: Guide) -> None:
-    steps = "echo started; for i in 1 2 3 4 5 6 7 8; do sleep 1; echo step $i; done"
-    job = rent(host, steps)
+    job = rent(host, UNTIL_TOLD)
     keepers = host.processes("keeper.py")
     assert len(keepers) == 1
     agents = host.processes(r"-m deepbrain.provider.agent")
@@ -163,17 +178,20 @@ def test_a_new_release_takes_over_and_jobs_go_on(host: HostMachine, guide: Guide
     assert host.processes("keeper.py") == keepers
     status = json.loads(host.expect("dbc provider status --json").out)
     assert (status["serving"], status["jobs"]) == (status["release"], 1)
+    tell(host)
     assert job.wait(60) == 0, job_log(host)
-    steps_seen = re.findall(r"^step (\d+)$", job_log(host), re.MULTILINE)
-    assert steps_seen == [str(i) for i in range(1, 9)], "nothing is lost, nothing is told twice"
+    steps = re.findall(r"^step (\d+)$", job_log(host), re.MULTILINE)
+    assert len(steps) > 5
+    assert steps == [str(i) for i in range(1, len(steps) + 1)], "nothing is lost, nothing twice"
     assert orders(host)[-1]["state"] == "exited"
 
 
 def test_a_drained_host_may_be_switched_off(host: HostMachine, guide: Guide) -> None:
-    job = rent(host, "echo started; sleep 6")
+    job = rent(host, UNTIL_TOLD)
     short = host.run("dbc drain --until 1s")
     assert short.code == 1
     assert re.search(r"order \d+ runs; the last is over in", short.err)
+    tell(host)
     done = host.expect("dbc drain --until 1m")
     assert "may be switched off" in done.err
     assert job.wait(30) == 0, "nobody's job is ended for it"
@@ -183,15 +201,14 @@ def test_a_drained_host_may_be_switched_off(host: HostMachine, guide: Guide) -> 
 
 
 def test_a_full_disk_stops_new_orders_and_hurts_no_job(host: HostMachine, guide: Guide) -> None:
-    job = rent(
-        host, "echo started; sleep 14; echo still here > /workspace/left; cat /workspace/left"
-    )
+    job = rent(host, f"{UNTIL_TOLD}; echo still here > left; cat left")
     # A machine all of whose units are taken has nothing to pause: this one has a free unit.
     host.expect("fallocate -l 20G /var/lib/dbc/ballast || dd if=/dev/zero of=/var/lib/dbc/ballast "
                 "bs=1M 2>/dev/null || true")  # fmt: skip
     host.wait_for(lambda: paused(host), 40, "new orders are still taken")
     assert "event=disk-full" in host.log
     assert not json.loads(host.run("dbc provider status --json").out)["has_room"]
+    tell(host)
     assert job.wait(90) == 0, job_log(host)
     assert "still here" in job_log(host)
     assert orders(host)[-1]["state"] == "exited", "the agent closes what ends, disk or no disk"

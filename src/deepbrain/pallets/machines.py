@@ -11,7 +11,7 @@ Two accounts stand behind it: the *stash* holds the bond and is paid, the *contr
 day. A stash that names no controller is its own; one that names another must be accepted by it.
 
     the stash alone     bond, unbond, set_price, set_hardware, propose_controller
-    either of them      pause, resume, set_address, set_hardware to less; rent.start, rent.close
+    either of them      pause, resume, set_address, set_network, set_hardware to less; rent.start, rent.close
 
 The controller's key lies on the host, whose thief can do with it what the second line says: lose the
 owner orders, but neither touch the stash's money nor sell what is not his.

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x9d6fc8769154625905f0e5907974b7b2aebb26e77f79ee47c40d5460ab65ca7d")
+SOURCE: Final = Hash.from_hex("0x68a7365952f75acaac4a9e59570174de87d04da7c3c98dd7bae0c9a4f56cd9ae")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

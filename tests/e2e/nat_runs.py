@@ -17,7 +17,7 @@ from tests.e2e.nat import Town, town
 from tests.hostile.streets import NFT, NODE_TO_PROVIDER, RELAY
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces with NATs need root"),
     pytest.mark.skipif(not NFT.exists(), reason="nft is not here; `make sandbox` gets it"),
 ]

@@ -90,6 +90,23 @@ async def _never():
     raise NetError("the network is gone")
 
 
+async def test_commands_that_nobody_comes_back_to_make_place(tmp_path):
+    async with house("fake", tmp_path) as home:
+        killed = await home.running(1, "sleep", "9")
+        left = [await killed.exec(["cat"]) for _ in range(14)]
+        killed._reopen = _never
+        _break(killed)
+        await eventually(lambda: all(kept.timer for kept in home.agent.enduring._kept.values()))
+        again = await home.session(1)
+        new = [await again.exec(["cat"]) for _ in range(12)]
+        for command in new:
+            await command.write(b"here")
+            assert await command.read() == (1, b"here")
+        assert _live(home) <= 16
+        for command in (*left, *new):
+            await command.close()
+
+
 async def test_what_a_command_prints_meanwhile_waits_and_is_bounded(tmp_path):
     async with house("fake", tmp_path) as home:
         session = await home.running(1, "sleep", "9")

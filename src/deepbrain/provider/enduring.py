@@ -18,6 +18,10 @@ from deepbrain.provider.admission import Visit
 
 KEEP_SECONDS: Final = 120.0
 LASTING_PER_ORDER: Final = 32
+CROWDED: Final = 12
+"""From so many of an order on, a new stream ends the one that nobody has carried for longest: a renter
+who was killed often must not be kept out by what nobody will come back to.
+"""
 
 
 @dataclass(eq=False, slots=True)
@@ -28,6 +32,7 @@ class _Kept:
     visit: Visit
     """Whose connection carries it, or did last."""
     carriers: int = 0
+    detached_at: float = 0.0
     timer: asyncio.TimerHandle | None = None
 
 
@@ -45,6 +50,8 @@ class Enduring:
         """Raises: Refused: the name is taken, or there are too many."""
         if (visit.order, name) in self._kept:
             raise Refused(RefusalCode.MALFORMED, "a stream of this name exists; choose another")
+        if self.of_order(visit.order) >= CROWDED:
+            self._make_place(visit.order)
         if self.of_order(visit.order) >= LASTING_PER_ORDER:
             raise Refused(
                 RefusalCode.LIMIT, f"order {visit.order} has too many lasting streams; end one"
@@ -80,6 +87,7 @@ class Enduring:
                 self._kept.pop((visit.order, name), None)
             elif not kept.carriers:
                 loop = asyncio.get_running_loop()
+                kept.detached_at = loop.time()
                 kept.timer = loop.call_later(KEEP_SECONDS, self._expire, visit.order, name)
 
     def done_with(self, visit: Visit) -> None:
@@ -92,6 +100,17 @@ class Enduring:
         """End them all."""
         for order, name in tuple(self._kept):
             self._end(order, name, StreamReset("the machine's agent ends"))
+
+    def _make_place(self, order: int) -> None:
+        """End the stream of the order that nobody has carried for longest, if there is one."""
+        detached = [
+            (kept.detached_at, name)
+            for (number, name), kept in self._kept.items()
+            if number == order and kept.timer is not None
+        ]
+        if detached:
+            reason = ConnectionLost("a newer stream took its place")
+            self._end(order, min(detached)[1], reason)
 
     def _expire(self, order: int, name: StreamName) -> None:
         self._end(order, name, ConnectionLost("nobody came back to the stream"))

@@ -68,14 +68,21 @@ def running(tools: Tools, *command: str, ready: str = "", **how: object) -> Iter
             assert ready in line, f"{line!r} {process.stderr.read1().decode()!r}"
         yield process
     finally:
-        process.terminate()
         end(process)
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """A program that was told to end does so."""
+    """A program that is told to end does so.
+
+    Told again each second: OpenSSH 9.2 sleeps on where a signal comes just before it goes to sleep.
+    """
+    deadline = time.monotonic() + 20
     try:
-        process.wait(20)
+        while process.poll() is None and time.monotonic() < deadline:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+        process.wait(0)
     except subprocess.TimeoutExpired:
         said = Path(f"/proc/{process.pid}/status").read_text()
         subprocess.run(["ps", "-ef", "--forest"], check=False)
@@ -353,7 +360,6 @@ def serving(tools: Tools, order: str, port: int) -> Iterator[None]:
         assert server.stdout.readline() == b"serving\n"
         yield
     finally:
-        server.terminate()
         end(server)
 
 

@@ -71,28 +71,20 @@ def running(tools: Tools, *command: str, ready: str = "", **how: object) -> Iter
         end(process)
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """A program that is told to end does so.
+def end(process: "subprocess.Popen[bytes]") -> str:
+    """Tell a program to end, and see that it does; what it said on standard error.
 
     Told again each second: OpenSSH 9.2 sleeps on where a signal comes just before it goes to sleep.
     """
-    deadline = time.monotonic() + 20
-    try:
-        while process.poll() is None and time.monotonic() < deadline:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(1)
-        process.wait(0)
-    except subprocess.TimeoutExpired:
-        said = Path(f"/proc/{process.pid}/status").read_text()
-        subprocess.run(["ps", "-ef", "--forest"], check=False)
-        process.kill()
-        process.wait()
-        raise AssertionError(f"{process.args} does not end: {said}") from None
-    finally:
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+    for _ in range(20):
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _, err = process.communicate(timeout=1)
+            return (err or b"").decode()
+    said = Path(f"/proc/{process.pid}/status").read_text()
+    process.kill()
+    process.communicate()
+    raise AssertionError(f"{process.args!r} does not end: {said}")
 
 
 def free_port() -> int:
@@ -356,6 +348,7 @@ def serving(tools: Tools, order: str, port: int) -> Iterator[None]:
     assert server.stdin is not None and server.stdout is not None
     server.stdin.write(SERVE.encode())
     server.stdin.close()
+    server.stdin = None
     try:
         assert server.stdout.readline() == b"serving\n"
         yield
@@ -405,9 +398,8 @@ def test_local_forwards_reach_the_order_and_nothing_else(tools: Tools, order: st
             assert results == ["inside /many"] * 20
             with pytest.raises((urllib.error.URLError, ConnectionError)):
                 urllib.request.urlopen(f"http://127.0.0.1:{not_here}/", timeout=10)
-            forwarding.terminate()
-            _, err = forwarding.communicate(timeout=20)
-        assert f"nothing answers at port {secret} of this order".encode() in err
+            err = end(forwarding)
+        assert f"nothing answers at port {secret} of this order" in err
         wrong = tools.run(
             "ssh", "-F", str(tools.config), "-W", f"10.0.0.1:{secret}", f"dbc-{order}"
         )
@@ -431,6 +423,7 @@ def test_each_direction_of_a_forward_ends_by_itself(tools: Tools, order: str) ->
     with running(tools, *tools.ssh(order, script, options=options), stdin=-1) as session:
         session.stdin.write(inside.encode())
         session.stdin.close()
+        session.stdin = None
         assert session.stdout.readline() == b"serving\n"
         with socket.create_connection(("127.0.0.1", here), timeout=20) as connection:
             got = b""
@@ -440,7 +433,6 @@ def test_each_direction_of_a_forward_ends_by_itself(tools: Tools, order: str) ->
             connection.sendall(b"x" * 300_000)
             connection.shutdown(socket.SHUT_WR)
             assert session.stdout.readline() == b"300000\n"
-        session.stdin = None
 
 
 def socks(port: int, host: str, target: int) -> socket.socket:

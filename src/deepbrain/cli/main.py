@@ -67,7 +67,7 @@ PANELS: Final[dict[str, dict[str, Entry]]] = {
 }
 
 HIDDEN: Final = {
-    "ssh-proxy": Entry("ssh", "ssh_proxy", "Carry SSH between standard streams and an order."),
+    "ssh-proxy": Entry("sshproxy", "ssh_proxy", "Carry SSH between standard streams and an order."),
 }
 """For programs, not for people."""
 

@@ -1,9 +1,9 @@
-"""`dbc ssh`, `ssh-config` and `ssh-proxy`: the system's own `ssh`, and how it finds an order."""
+"""`dbc ssh` and `ssh-config`: the system's own `ssh`, and how it finds an order."""
 
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 import click
 
@@ -13,9 +13,6 @@ from deepbrain.cli.orders import ORDER, arguments
 from deepbrain.cli.output import say
 from deepbrain.cli.sshkeys import PREFIX, SshFiles, config_block, ssh_files, ssh_options
 from deepbrain.primitives.ids import OrderId
-
-if TYPE_CHECKING:
-    from deepbrain.cli.gateway import Open
 
 _CONFIG: Final = "~/.ssh/config"
 
@@ -95,26 +92,3 @@ def _include(config: Path, files: SshFiles) -> bool:
     new.write_text(line + found)
     new.replace(config.resolve())
     return True
-
-
-@click.command("ssh-proxy", hidden=True)
-@click.argument("host")
-def ssh_proxy(host: str) -> None:
-    """Carry SSH between standard streams and an order, as a ProxyCommand."""
-    from deepbrain.cli.gateway import Place, carry, reach_gateway
-
-    number = host.lower().removeprefix(PREFIX)
-    if not (number.isascii() and number.isdigit() and len(number) <= 18):
-        raise UserError(f"{host!r} is no order; write {PREFIX} and its number, such as {PREFIX}7")
-    order = OrderId(int(number))
-    choices = Choices.current()
-    chosen = choices.chosen()
-
-    def prepare() -> "Open":
-        from deepbrain.cli.gateway import order_session
-
-        pair = chosen.unlock()
-        return lambda: order_session(choices, pair, order)
-
-    place = Place.of(ssh_files(), choices.url, chosen.account, order)
-    carry(reach_gateway(place, prepare))

@@ -79,6 +79,49 @@ async def test_a_slow_service_is_given_all_before_its_tunnel_ends(tmp_path: Path
     server.close()
 
 
+async def test_what_was_sent_before_a_close_is_delivered(tmp_path: Path) -> None:
+    """As `ssh -L` does it when the program behind it has sent all and goes."""
+    got = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        got.set_result(len(await reader.read()))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024)
+    async with front(tmp_path) as made, made.connect() as connection:
+        port = server.sockets[0].getsockname()[1]
+        _, writer = await connection.open_connection("localhost", port)
+        writer.write(b"x" * 1_500_000)
+        writer.write_eof()
+        writer.close()
+        assert await asyncio.wait_for(got, 10) == 1_500_000
+    server.close()
+
+
+async def test_an_endless_service_ends_with_its_listener(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepbrain.cli.tunnel.DELIVERY_SECONDS", 0.5)
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                writer.write(b"tick" * 1000)
+                await writer.drain()
+        ended.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with front(tmp_path) as made, made.connect() as connection:
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await connection.open_connection("localhost", port)
+        assert await reader.read(4) == b"tick"
+        writer.close()
+        await asyncio.wait_for(ended.wait(), 10)
+    server.close()
+
+
 class Nowhere:
     def write(self, data: bytes, /) -> None:
         return

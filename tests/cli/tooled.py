@@ -47,6 +47,7 @@ async def run_tool(process: FakeProcess) -> int:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(running.pid, 9)
+        running._transport.close()  # what nobody read of its output would keep it open
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,7 +5,7 @@ Nothing is dialled on the machine's own network, so it works in every network mo
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, Final, Protocol
 
 from deepbrain.cli.execs import Execs
@@ -17,6 +17,9 @@ from deepbrain.sandbox.sandbox import TOOL, Mode
 DIALED: Final = b"+"
 MAX_FRAME: Final = 64 << 10
 """Bytes of a frame, as the tool cuts them."""
+
+DELIVERY_SECONDS: Final = 10.0
+"""How long a service may take to read what was sent before its other side was closed."""
 
 _LENGTH: Final = 4
 _MAX_ERROR: Final = 1024
@@ -120,16 +123,19 @@ async def dial(execs: Execs, address: str) -> AsyncIterator[Tunnel]:
 async def splice(
     tunnel: Tunnel, source: Source, sink: Sink, closed: Awaitable[object] | None = None
 ) -> None:
-    """Carry bytes both ways, the end of each apart, until both have ended or `closed` is there.
+    """Carry bytes both ways, the end of each apart, until both have ended.
 
-    Raises: NetError, OSError: either side broke off.
+    Once `closed`, or when the sink breaks, nobody is there to be told anything: what came before is still
+    delivered, for `DELIVERY_SECONDS` at most. Raises: NetError, OSError: either side broke off.
     """
-    both = asyncio.ensure_future(_both_ways(tunnel, source, sink))
-    ends: set[asyncio.Future[Any]] = {both}
+    gone = asyncio.Event()
+    both = asyncio.ensure_future(_both_ways(tunnel, source, sink, gone))
+    ends: set[asyncio.Future[Any]] = {both, asyncio.ensure_future(gone.wait())}
     if closed is not None:
         ends.add(asyncio.ensure_future(closed))
     try:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({both}, timeout=DELIVERY_SECONDS)
         if both.done():
             both.result()
     finally:
@@ -138,8 +144,10 @@ async def splice(
         await asyncio.gather(*ends, return_exceptions=True)
 
 
-async def _both_ways(tunnel: Tunnel, source: Source, sink: Sink) -> None:
-    ways = [asyncio.ensure_future(way) for way in (_send(tunnel, source), _receive(tunnel, sink))]
+async def _both_ways(tunnel: Tunnel, source: Source, sink: Sink, gone: asyncio.Event) -> None:
+    ways = [
+        asyncio.ensure_future(way) for way in (_send(tunnel, source), _receive(tunnel, sink, gone))
+    ]
     try:
         await asyncio.gather(*ways)
         await tunnel.wait_delivered()
@@ -155,11 +163,23 @@ async def _send(tunnel: Tunnel, source: Source) -> None:
     await tunnel.write_eof()
 
 
-async def _receive(tunnel: Tunnel, sink: Sink) -> None:
+async def _receive(tunnel: Tunnel, sink: Sink, gone: asyncio.Event) -> None:
+    """Read on where the sink is gone: a service that cannot write would not read either."""
     while data := await tunnel.read():
-        sink.write(data)
-        await sink.drain()
-    sink.write_eof()
+        with _noting(gone):
+            if not gone.is_set():
+                sink.write(data)
+                await sink.drain()
+    with _noting(gone):
+        sink.write_eof()
+
+
+@contextlib.contextmanager
+def _noting(gone: asyncio.Event) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        gone.set()
 
 
 def _sentence(errors: bytes) -> str:

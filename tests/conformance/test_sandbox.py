@@ -882,6 +882,31 @@ async def test_files_go_back_to_their_owners_within_a_budget(
     assert owners == dict(zip(show[2:], (own, own, roots, own), strict=True)), err
 
 
+@only("process", "gvisor-own", "gvisor")
+async def test_an_import_that_fails_or_is_not_wanted_leaves_no_disk(
+    setup: Setup, box: Sandbox, tmp_path: Path
+) -> None:
+    incoming = setup.data / "incoming"
+    made = image_of(setup, tmp_path / "a", [layer({"more": bytes(32 * MIB)})], {})
+    importing = asyncio.create_task(box.import_image(tmp_path / "a", made.digest))
+    async with asyncio.timeout(20):
+        while not list(incoming.glob("*/rootfs/*")):
+            assert not importing.done()
+            await asyncio.sleep(0.002)
+    importing.cancel()
+    await asyncio.wait([importing])
+    assert list(incoming.iterdir()) == []
+    with pytest.raises(ImageError, match="unpacks to more"):
+        await box.import_image(tmp_path / "a", made.digest, limit=20 * MIB)
+    assert list(incoming.iterdir()) == []
+    for path in (tmp_path / "a").iterdir():
+        if path.stat().st_size > MIB:
+            path.unlink()
+    with pytest.raises(ImageError, match="did not come with it"):
+        await box.import_image(tmp_path / "a", made.digest)
+    assert list(incoming.iterdir()) == []
+
+
 # -- what dies, and what stays
 
 

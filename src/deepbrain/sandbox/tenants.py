@@ -96,10 +96,10 @@ class LocalSandbox:
                 os.close(source)
             found = asdict(replace(info, size=_size_of(archive))) | config
             (incoming / "image.json").write_text(json.dumps(found))
-        except OSError as error:
-            raise ImageError(f"the image cannot be read: {error.strerror}") from error
-        except SandboxError:
+        except BaseException as error:  # also where nobody wants it any more
             await asyncio.to_thread(shutil.rmtree, incoming, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise ImageError(f"the image cannot be read: {error.strerror}") from error
             raise
 
     def _image(self, digest: str) -> ImageInfo | None:

@@ -520,6 +520,26 @@ async def test_terminal_size_and_interrupt(setup: Setup, box: Sandbox) -> None:
 
 
 @only(*REAL)
+@pytest.mark.parametrize("tty", [False, True])
+async def test_a_session_takes_signals_and_goes_on(setup: Setup, box: Sandbox, tty: bool) -> None:
+    order = await launch(box, shell(setup, "sleep 60"))
+    script = (
+        "trap 'echo one' USR1; trap 'echo two; exit 3' TERM; echo on; while :; do sleep 0.05; done"
+    )
+    session = await box.exec(order, ["sh", "-c", script], tty=tty)
+    try:
+        await read_until(session, b"on")
+        await session.signal(signal.SIGUSR1)
+        await read_until(session, b"one")
+        await session.signal(signal.SIGTERM)
+        await read_until(session, b"two")
+        assert await session.wait() == 3
+        await session.signal(signal.SIGTERM)  # it has ended: nothing happens
+    finally:
+        await session.close()
+
+
+@only(*REAL)
 async def test_closing_kills_everything_it_started(setup: Setup, box: Sandbox) -> None:
     order = await launch(box, shell(setup, "sleep 300"))
     session = await box.exec(

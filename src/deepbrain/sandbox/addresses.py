@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from deepbrain.sandbox.egress import NOT_PUBLIC
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -31,7 +33,7 @@ def is_outside(text: str) -> bool:
     inner = _inner(address)
     if not inner.is_global or inner.is_multicast or not address.is_global or _is_ours(inner):
         return False
-    return not any(inner in network for network in attached_networks())
+    return not any(inner in network for network in (*NOT_PUBLIC, *attached_networks()))
 
 
 def _inner(address: Address) -> Address:

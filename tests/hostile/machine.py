@@ -21,17 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.provider.house import manifest_of
 
+from deepbrain.net import frames
 from deepbrain.net.access import Grant
 from deepbrain.net.endpoint import IrohEndpoint
-from deepbrain.net.messages import PROTOCOL_VERSION as VERSION
-from deepbrain.net.messages import Digest, Manifest, Network, OrderStatus, Salt, Stage
+from deepbrain.net.messages import Digest, Manifest, OrderStatus, Stage
 from deepbrain.net.session import Session
+from deepbrain.net.stream import Stream
 from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
 from deepbrain.primitives.keys import Keypair
-from deepbrain.primitives.units import U8, BlockNumber
-from deepbrain.provider import admission, gate, loop, requests
-from deepbrain.provider.agent import Quiet
+from deepbrain.primitives.units import BlockNumber
+from deepbrain.provider import admission, requests, upload
 from deepbrain.provider.fake import DEFAULT_GENESIS, FakeChain
 from deepbrain.provider.identity import (
     AgentConfig,
@@ -41,6 +42,7 @@ from deepbrain.provider.identity import (
     read_seed,
 )
 from deepbrain.provider.loop import Agent
+from deepbrain.provider.quiet import Quiet
 from deepbrain.sandbox.baseimage import build
 from deepbrain.sandbox.open import open_sandbox
 
@@ -69,25 +71,49 @@ def _uploads_outlive_their_orders() -> None:
 
 
 def _what_is_written_is_buffered() -> None:
-    from deepbrain.net.stream import Stream
+    async def pour(chunks: AsyncIterator[bytes], stream: Stream) -> None:
+        waiting: asyncio.Queue[bytes] = asyncio.Queue()
 
-    write, queues = Stream.write, {}  # type: ignore[var-annotated]
+        async def drain() -> None:
+            while True:
+                await stream.write(await waiting.get())
 
-    async def drain(stream: Stream, queue: "asyncio.Queue[bytes]") -> None:
-        while True:
-            await write(stream, await queue.get())
+        draining = asyncio.create_task(drain())
+        try:
+            async for chunk in chunks:
+                waiting.put_nowait(chunk)
+        finally:
+            draining.cancel()
 
-    async def eager(stream: Stream, data: bytes) -> None:
-        if stream not in queues:
-            queue: asyncio.Queue[bytes] = asyncio.Queue()
-            queues[stream] = (queue, asyncio.create_task(drain(stream, queue)))
-        queues[stream][0].put_nowait(data)
-
-    Stream.write = eager  # type: ignore[method-assign]
+    requests._pour = pour
 
 
 def _a_loud_log() -> None:
     Quiet.filter = lambda *_: True  # type: ignore[method-assign, assignment]
+
+
+def _messages_of_any_length() -> None:
+    frames.read_frame.__defaults__ = (1 << 40,)
+    frames.read_request.__defaults__ = (1 << 40,)
+
+
+def _any_digest_is_right() -> None:
+    class Agreeable(bytes):
+        def __ne__(self, _: object) -> bool:
+            return False
+
+        def __eq__(self, _: object) -> bool:
+            return True
+
+        __hash__ = bytes.__hash__
+
+    class Hashing:
+        def update(self, _: bytes) -> None: ...
+
+        def digest(self) -> bytes:
+            return Agreeable()
+
+    upload.hashlib = type("hashlib", (), {"sha256": Hashing})  # type: ignore[assignment]
 
 
 WEAKENED: dict[str, Callable[[], None]] = {
@@ -95,7 +121,23 @@ WEAKENED: dict[str, Callable[[], None]] = {
     "uploads": _uploads_outlive_their_orders,
     "writes": _what_is_written_is_buffered,
     "log": _a_loud_log,
+    "frames": _messages_of_any_length,
+    "digests": _any_digest_is_right,
 }
+
+EVERYTHING_OFF = (
+    *WEAKENED,
+    "deepbrain.provider.doorstep:PLACES=100000",
+    "deepbrain.provider.doorstep:PLACES_PER_ADDRESS=100000",
+    "deepbrain.provider.doorstep:CROWDED=100000",
+    "deepbrain.provider.doorstep:KNOCKS_AT_ONCE=100000",
+    "deepbrain.provider.pace:BURST=100000",
+    "deepbrain.provider.gate:STREAMS_PER_ORDER=100000",
+    "deepbrain.provider.gate:REQUEST_SECONDS=600",
+    "deepbrain.provider.requests:EXECS_PER_ORDER=100000",
+    "deepbrain.sandbox.tenants:MAX_EXECS=100000",
+)
+"""A machine without a bound."""
 
 
 def weaken(what: str) -> None:
@@ -108,15 +150,6 @@ def weaken(what: str) -> None:
     found = importlib.import_module(module)
     assert hasattr(found, name), f"there is no {place}"
     setattr(found, name, type(getattr(found, name))(float(value)))
-
-
-GATES: list[gate.Gate] = []
-
-
-class SeenGate(gate.Gate):
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        GATES.append(self)
 
 
 async def serve(data: Path) -> None:
@@ -132,7 +165,6 @@ async def serve(data: Path) -> None:
     config = AgentConfig(
         chain="", controller="//Bob", port=0, capacity=CAPACITY, own=own, image_bytes=IMAGE_LIMIT
     )
-    loop.Gate = SeenGate  # type: ignore[misc]
     agent = Agent(machine_id(key), config, data, chain, sandbox, endpoint)
     running = asyncio.create_task(agent.run())
     _say({
@@ -140,7 +172,7 @@ async def serve(data: Path) -> None:
         "mode": sandbox.report.mode.value,
     })  # fmt: skip
     async for command in _commands():
-        _say(await _obey(command, chain))
+        _say(await _obey(command, chain, agent))
     running.cancel()
     await asyncio.wait([running])
     await endpoint.close()
@@ -149,7 +181,7 @@ async def serve(data: Path) -> None:
     await sandbox.close()
 
 
-async def _obey(command: dict[str, Any], chain: FakeChain) -> dict[str, Any]:
+async def _obey(command: dict[str, Any], chain: FakeChain, agent: Agent) -> dict[str, Any]:
     match command["do"]:
         case "place":
             renter, manifest = AccountId.from_hex(command["renter"]), Hash.from_hex(command["hash"])
@@ -159,11 +191,11 @@ async def _obey(command: dict[str, Any], chain: FakeChain) -> dict[str, Any]:
         case "block":
             chain.make_block()
         case "facts":
-            return facts()
+            return facts(agent)
     return {"block": chain.block}
 
 
-def facts() -> dict[str, Any]:
+def facts(agent: Agent) -> dict[str, Any]:
     """What the attacks must not make grow."""
     status = Path("/proc/self/status").read_text().splitlines()
     kib = {line.split(":")[0]: line.split()[1] for line in status if line.startswith("Vm")}
@@ -179,7 +211,7 @@ def facts() -> dict[str, Any]:
         "fds": len(descriptors),
         "tasks": len(asyncio.all_tasks()),
         "threads": threading.active_count(),
-        "unproven": sum(one.unproven for one in GATES),
+        "unproven": agent._gate.unproven,
         "deleted_bytes": deleted,
     }
 
@@ -213,14 +245,6 @@ def main() -> None:
 # -- the test's end of it
 
 
-def manifest_of(image: str, *argv: str, **changes: Any) -> Manifest:
-    manifest = Manifest(
-        version=U8(VERSION), salt=Salt(os.urandom(32)), image=Digest.from_hex(image), argv=argv,
-        env=(), workdir="", workspace=None, out=(), tty=False, network=Network.NONE,
-    )  # fmt: skip
-    return manifest.but(**changes)
-
-
 @dataclass(frozen=True, slots=True)
 class Facts:
     """See `facts`."""
@@ -251,6 +275,10 @@ class Target:
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def ask(self, do: str, **more: Any) -> dict[str, Any]:
+        """To its end, cancelled or not: the next one would read its answer."""
+        return await asyncio.shield(asyncio.ensure_future(self._ask(do, **more)))
+
+    async def _ask(self, do: str, **more: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         async with self._asking:
@@ -265,7 +293,7 @@ class Target:
         return Facts(**await self.ask("facts"))
 
     def manifest(self, *argv: str, **changes: Any) -> Manifest:
-        return manifest_of(self.image, *argv, **changes)
+        return manifest_of(*argv, **{"image": Digest.from_hex(self.image)} | changes)
 
     async def place(self, manifest: Manifest, who: Keypair = ALICE, seconds: int = 600) -> int:
         number = next(self._numbers)
@@ -305,7 +333,7 @@ class Target:
         It gives way to the machine: in the world they do not share cores.
         """
         words = [
-            "nice", sys.executable, "-m", f"tests.hostile.{program}", "--machine", self.machine.hex(),
+            "nice", "-n", "4", sys.executable, "-m", f"tests.hostile.{program}", "--machine", self.machine.hex(),
             "--address", self.address, "--order", str(order), "--block", str(self.block),
             *map(str, arguments),
         ]  # fmt: skip
@@ -322,7 +350,7 @@ class Target:
         found: dict[str, Any] = json.loads(out.splitlines()[-1])
         return found
 
-    async def settled(self, before: Facts, seconds: float = 15) -> Facts:
+    async def settled(self, before: Facts, seconds: float = 40) -> Facts:
         """The facts once descriptors and tasks are back where they were. Raises: TimeoutError."""
         async with asyncio.timeout(seconds):
             while True:
@@ -330,6 +358,13 @@ class Target:
                 if now.fds <= before.fds + 4 and now.tasks <= before.tasks and not now.unproven:
                     return now
                 await asyncio.sleep(0.1)
+
+
+async def eventually(check: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until `check` holds. Raises: TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while not check():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.05)
 
 
 async def until_stage(session: Session, *stages: Stage) -> OrderStatus:

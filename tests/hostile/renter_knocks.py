@@ -2,7 +2,7 @@
 
 `half-open`: the first packets of a thousand real handshakes, each with a connection id of its own, sent
 again and again from many addresses; no answer is ever given. `silent`: whole handshakes from many keys, and then nothing.
-`hello`: the one question that needs no proof, and away.
+`hello`: the one question that needs no proof, and away. `--seconds` is how long the attacker waits.
 """
 
 import asyncio
@@ -97,26 +97,29 @@ async def first_packets(aim: Aim) -> list[bytes]:
 
 async def silent(aim: Aim) -> dict[str, Any]:
     """So many whole handshakes, at once as many as the machine lets stand there."""
-    in_turn = asyncio.Semaphore(AT_ONCE)
+    in_turn, held = asyncio.Semaphore(AT_ONCE), []
 
     async def stand(endpoint: IrohEndpoint) -> bool:
         async with in_turn:
             try:
-                connection: IrohConnection = await endpoint.dial(aim.machine, [aim.address], 2.0)
+                connection: IrohConnection = await endpoint.dial(
+                    aim.machine, [aim.address], aim.seconds
+                )
             except NetError:
                 return False
-            await connection.wait_closed()
-            return True
+        held.append(connection)
+        return True
 
     async with endpoints(KEYS // 2) as some, endpoints(KEYS // 2, "127.0.0.2") as others:
         keys = some + others
         stood = await asyncio.gather(*(stand(keys[i % KEYS]) for i in range(aim.count)))
+        await asyncio.sleep(1)
     return {"dialled": aim.count, "stood": sum(stood)}
 
 
 async def hello(aim: Aim) -> dict[str, Any]:
     async def ask(endpoint: IrohEndpoint) -> bool:
-        connection = await endpoint.dial(aim.machine, [aim.address], 2.0)
+        connection = await endpoint.dial(aim.machine, [aim.address], aim.seconds)
         try:
             async with asyncio.timeout(5):
                 stream = await connection.open()
@@ -126,11 +129,13 @@ async def hello(aim: Aim) -> dict[str, Any]:
             connection.close()
         return True
 
-    greeted = 0
+    asked = greeted = 0
+    until = asyncio.get_running_loop().time() + aim.seconds
     async with endpoints(10) as keys:
-        for _ in range(aim.count // len(keys)):
+        while asked < aim.count and asyncio.get_running_loop().time() < until:
+            asked += len(keys)
             greeted += sum(await asyncio.gather(*(tried(ask(key)) for key in keys)))
-    return {"asked": aim.count, "greeted": greeted}
+    return {"asked": asked, "greeted": greeted}
 
 
 if __name__ == "__main__":

@@ -68,15 +68,19 @@ async def spam(aim: Aim, connections: list[IrohConnection]) -> dict[str, Any]:
     until = asyncio.get_running_loop().time() + aim.seconds
 
     async def ask(connection: IrohConnection) -> None:
+        async with asyncio.timeout_at(until):
+            while True:
+                await once(connection)
+
+    async def once(connection: IrohConnection) -> None:
         nonlocal answered, refused
-        while asyncio.get_running_loop().time() < until:
-            async with await connection.open() as stream:
-                await stream.write(request_bytes(Status(follow=False)))
-                try:
-                    await expect_reply(stream, State)
-                    answered += 1
-                except Refused:
-                    refused += 1
+        async with await connection.open() as stream:
+            await stream.write(request_bytes(Status(follow=False)))
+            try:
+                await expect_reply(stream, State)
+                answered += 1
+            except Refused:
+                refused += 1
 
     await asyncio.gather(*(tried(ask(each)) for each in connections for _ in range(20)))
     return {"answered": answered, "refused": refused}

@@ -16,6 +16,7 @@ from deepbrain.net.endpoint import IrohConnection
 from deepbrain.net.errors import NetError, Refused
 from deepbrain.net.frames import expect_reply, request_bytes
 from deepbrain.net.messages import Digest, Done, Have, PutBlob
+from deepbrain.net.stream import Stream
 from deepbrain.primitives.units import U64
 
 NOBODY_HAS = Digest(hashlib.sha256(b"nobody has the bytes of this image").digest())
@@ -28,27 +29,35 @@ async def main(aim: Aim) -> dict[str, Any]:
         return await {"lies": lies, "many": many, "endless": endless}[aim.how](aim, connection)
 
 
-async def put(
-    connection: IrohConnection, digest: Digest, size: int, send: int | None = None
-) -> str:
-    """What the machine says to an upload of `size` bytes of which `send` come."""
-    stream = await connection.open()
+async def put(connection: IrohConnection, digest: Digest, size: int) -> str:
+    """What the machine says to an upload of `size` bytes."""
     try:
         async with asyncio.timeout(30):
-            await stream.write(request_bytes(PutBlob(sha256=digest, size=U64(size))))
-            have = await expect_reply(stream, Have)
-            left = (size if send is None else send) - int(have.offset)
-            while left > 0:
-                await stream.write(PIECE[:left])
-                left -= len(PIECE)
-            if send is not None and send < size:
-                return "waits"
+            stream, offset = await begin(connection, digest, size)
+            await send(stream, size - offset)
             await expect_reply(stream, Done)
             return "done"
     except Refused as refusal:
         return str(refusal)
     except (NetError, TimeoutError) as error:
         return f"lost: {error}"
+
+
+async def begin(connection: IrohConnection, digest: Digest, size: int) -> tuple[Stream, int]:
+    stream = await connection.open()
+    try:
+        await stream.write(request_bytes(PutBlob(sha256=digest, size=U64(size))))
+        have = await expect_reply(stream, Have)
+    except BaseException:
+        await stream.reset()  # or the transport gives no more of them
+        raise
+    return stream, int(have.offset)
+
+
+async def send(stream: Stream, left: int) -> None:
+    while left > 0:
+        await stream.write(PIECE[:left])
+        left -= len(PIECE)
 
 
 async def lies(aim: Aim, connection: IrohConnection) -> dict[str, Any]:
@@ -62,19 +71,28 @@ async def lies(aim: Aim, connection: IrohConnection) -> dict[str, Any]:
 
 
 async def many(aim: Aim, connection: IrohConnection) -> dict[str, Any]:
-    outcomes = await asyncio.gather(
-        *(tried(put(connection, NOBODY_HAS, 4 << 20, 1 << 20)) for _ in range(aim.count))
-    )
-    return {"tried": len(outcomes)}
+    """Each is cut where it is, or by the next."""
+    begun = 0
+
+    async def one() -> None:
+        nonlocal begun
+        async with asyncio.timeout(20):
+            stream, offset = await begin(connection, NOBODY_HAS, 4 << 20)
+            begun += 1
+            await tried(send(stream, min(1 << 20, (4 << 20) - 1 - offset)))
+            await stream.reset()
+
+    await asyncio.gather(*(tried(one()) for _ in range(aim.count)))
+    return {"tried": aim.count, "begun": begun}
 
 
 async def endless(aim: Aim, connection: IrohConnection) -> dict[str, Any]:
-    """All but the last byte of the largest image there may be; and then nothing, for `seconds`."""
-    said = await put(connection, NOBODY_HAS, aim.count, aim.count - 1)
-    ended = asyncio.create_task(connection.wait_closed())
-    await asyncio.wait([ended], timeout=aim.seconds)
-    ended.cancel()
-    return {"said": said}
+    """All but the last byte of an image; and then nothing, for `seconds`."""
+    stream, offset = await begin(connection, NOBODY_HAS, aim.count)
+    await send(stream, aim.count - 1 - offset)
+    ended = asyncio.create_task(stream.read_some())
+    done, _ = await asyncio.wait([ended], timeout=aim.seconds)
+    return {"held": not done}
 
 
 if __name__ == "__main__":

@@ -19,11 +19,16 @@ MOST_RSS = 384 << 20
 """Bytes of memory that the agent may have under any of the attacks here."""
 MOST_ECHO = 0.020
 """Seconds from a neighbour's keystroke to its echo, in the median, under any of the attacks here."""
+MOST_SLOWER = 8
+"""Where this machine is busy with other things, so many times the median of a moment before may be more."""
+_IDLE_ECHOES = 25
 
 
 @dataclass
 class Toll:
     before: Facts
+    idle: float
+    """Median of the echoes just before the attack, in seconds."""
     echoes: list[float] = field(default_factory=list)
     seen: list[Facts] = field(default_factory=list)
     said: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +51,7 @@ class Toll:
 
     def __str__(self) -> str:
         return (
-            f"echo median {self.median * 1e3:.1f} ms, p99 {self.p99 * 1e3:.1f} ms of "
+            f"echo {self.idle * 1e3:.1f} ms before, median {self.median * 1e3:.1f} ms, p99 {self.p99 * 1e3:.1f} ms of "
             f"{len(self.echoes)}; memory {self.before.rss >> 20} -> {self.most_rss >> 20} MiB; "
             f"descriptors {self.before.fds} -> {max(f.fds for f in self.seen)}; "
             f"tasks {self.before.tasks} -> {max(f.tasks for f in self.seen)}; "
@@ -57,7 +62,7 @@ class Toll:
         """Raises: AssertionError: another renter, or the machine, pays more than was stated."""
         log.info("%s: %s", name, self)  # shown with a failure, and by `make hostile`
         assert len(self.echoes) >= 20, "the neighbour typed all the while"
-        assert self.median <= MOST_ECHO
+        assert self.median <= max(MOST_ECHO, MOST_SLOWER * self.idle)
         assert self.most_rss <= MOST_RSS
 
 
@@ -76,8 +81,8 @@ async def under(
 ) -> Toll:
     """Carry an attack out, while the neighbour types and the machine is watched."""
     async with await session.exec(["cat"], tty=True) as command:
-        await _echo(command)
-        toll = Toll(await target.facts())
+        idle = [await _echo(command) for _ in range(_IDLE_ECHOES)]
+        toll = Toll(await target.facts(), statistics.median(idle))
         typing = asyncio.create_task(_type(command, toll))
         watching = asyncio.create_task(_watch(target, toll))
         try:

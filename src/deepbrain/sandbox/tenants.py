@@ -206,9 +206,12 @@ class LocalSandbox:
     async def _hand_over(
         self, session: PipeSession, fds: SessionFds, request: Awaitable[None]
     ) -> PipeSession:
+        handing = asyncio.ensure_future(request)
         try:
-            await request
+            await asyncio.shield(handing)
         except BaseException:
+            # Cancelled or not, the host is still at it: it must not find other files by these numbers.
+            await asyncio.gather(handing, return_exceptions=True)
             _close(fds.all())
             await session.close()
             raise

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,6 +170,13 @@ class Town:
                     process.wait()
 
 
+def _clear(machine: Path, env: Mapping[str, str]) -> None:
+    """End what is kept of the orders: an agent that stops leaves it to the next."""
+    if (machine / "tenants").exists():
+        argv = [sys.executable, "-m", "deepbrain.cli.prepare", "clear", str(machine)]
+        subprocess.run(argv, check=True, capture_output=True, env=dict(env), timeout=120)
+
+
 @contextmanager
 def town() -> Iterator[Town]:
     """A node and a machine that joined behind its NAT; afterwards nothing is left of them."""
@@ -184,7 +191,7 @@ def town() -> Iterator[Town]:
         yield made
     finally:
         made.stop()
-        subprocess.run([*DBC, "leave", "--help"], capture_output=True, check=False, env=made.env)
+        _clear(base / "machine", made.env)
         streets.close()
         left = leftovers.found(patience=5.0)
         leftovers.clear()

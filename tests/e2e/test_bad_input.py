@@ -60,7 +60,10 @@ def full_disk(path: Path, megabytes: int) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--image", "no-such-image"), ("does not have the image no-such-image",)),
+        (
+            ("--image", "127.0.0.1:9/no-such"),
+            ("does not have the image 127.0.0.1:9/no-such", "127.0.0.1:9 cannot be reached"),
+        ),
         (("--image", "./no-such.tar"), ("./no-such.tar", "does not exist")),
         (("--max-price", "0.000001"), ("raise --max-price",)),
         (("--machine", "ffffffffffff"), ("no machine is called",)),

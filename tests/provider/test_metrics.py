@@ -95,3 +95,12 @@ def test_the_dashboard_asks_for_what_there_is() -> None:
         _, found = ask()
     assert len(asked) > 8
     assert asked <= {name.partition("{")[0] for name in found}
+
+
+async def test_a_scrape_shows_the_relays_that_hold(tmp_path: Path) -> None:
+    from tests.node.relaying import relay, url
+
+    async with relay() as server, house("iroh", tmp_path) as home:
+        assert looked_at(home.agent).relays == 0
+        home.chain.named_relays = (url(server),)
+        await eventually(lambda: looked_at(home.agent).relays == 1, seconds=15)

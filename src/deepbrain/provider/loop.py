@@ -326,6 +326,7 @@ class Agent:
             free_units=last.free_units if known is None else self._guard.free_units(known),
             live_sessions=sum(self._service.execs.values()),
             live_connections=self._gate.visits,
+            relays=sum(one.holds for one in self.attachments.all),
             billed_unit_seconds=last.billed_unit_seconds if known is None else known.unit_seconds,
             chain_block=self.book.block,
             chain_read_at=self._chain_read_at,

@@ -45,6 +45,8 @@ class Snapshot:
     free_units: int = 0
     live_sessions: int = 0
     live_connections: int = 0
+    relays: int = 0
+    """Relays that this machine is attached to."""
     billed_unit_seconds: int = 0
     """Of all orders that this machine ever ended, by the chain."""
     chain_block: int = 0
@@ -72,6 +74,7 @@ _GAUGES: Final = {
     "free_units": ("units_free", "Units that no order has taken"),
     "live_sessions": ("exec_sessions", "Commands that renters run beside their jobs now"),
     "live_connections": ("connections", "Connections of renters now"),
+    "relays": ("relays", "Relays that this machine is attached to"),
     "chain_block": ("chain_block", "The newest final block that was read"),
     "paused": ("paused", "1 while the machine takes no new orders"),
     "disk_free_bytes": ("disk_free_bytes", "Free bytes where tenants lie"),

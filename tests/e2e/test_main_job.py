@@ -46,8 +46,9 @@ def test_a_weaker_isolation_is_explained_in_one_line(as_process: Network, as_use
     assert [
         note for note in notes if "gvisor-own is not used: user namespaces are switched" in note
     ]
-    assert len(as_user.status()["notes"]) == 1
-    assert "gvisor is not used" in as_user.status()["notes"][0]
+    isolation, no_network = as_user.status()["notes"]
+    assert "gvisor is not used" in isolation
+    assert "tenants have no network: only the mode gvisor" in no_network
 
 
 def test_a_numpy_job_runs_live_and_settles_to_the_planck(net: Network) -> None:

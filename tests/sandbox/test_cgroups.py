@@ -1,12 +1,16 @@
 """Limits are written, read back, and refused where they differ; on a file system of our own."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from deepbrain.sandbox import cgroups as cgroups_module
+from deepbrain.sandbox import runsc as runsc_module
 from deepbrain.sandbox.cgroup2 import Place
 from deepbrain.sandbox.cgroups import SENTRY_MEMORY, Limits, Version1, Version2, find_cgroups
+from deepbrain.sandbox.directory import TenantDirectory
+from deepbrain.sandbox.runsc import RunscEngine
 from deepbrain.sandbox.sandbox import SandboxError
 
 LIMITS = Limits.for_tenant(256 << 20, 1500, 64)
@@ -119,3 +123,20 @@ def test_swap_that_cannot_be_limited_is_refused(
             Version1(version_1).make("t", LIMITS)
     else:
         Version1(version_1).make("t", LIMITS)
+
+
+def test_a_group_that_a_starting_sandbox_makes_again_goes_as_well(
+    version_1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgroups = Version1(version_1)
+    tenant = TenantDirectory(tmp_path / "7")
+    tenant.path.mkdir()
+    nobody = (os.getuid(), os.getgid())
+    engine = RunscEngine(
+        tmp_path / "runsc", tmp_path / "tool", rootless=False, empty_rootfs=tmp_path / "empty",
+        owner=nobody, cgroups=cgroups,
+    )  # fmt: skip
+    made = version_1 / "memory" / "deepbrain" / tenant.container
+    monkeypatch.setattr(runsc_module, "kill_until_gone", lambda *_: made.mkdir(parents=True))
+    engine.clean(tenant)
+    assert not made.exists()

@@ -11,7 +11,11 @@ import pytest
 from deepbrain.client import Client
 from deepbrain.client.client import is_relay_url, parse_relays
 from deepbrain.net import rendezvous
+from deepbrain.net.access import Grant, token_of
 from deepbrain.net.errors import Unreachable
+from deepbrain.primitives.ids import Hash, MachineId, OrderId
+from deepbrain.primitives.keys import Keypair
+from deepbrain.primitives.units import BlockNumber
 
 
 async def _node(tmp_path: Path) -> tuple[asyncio.subprocess.Process, str]:
@@ -93,6 +97,14 @@ async def test_a_proof_on_the_chain_makes_a_renter(tmp_path):
         await register.close()
         process.terminate()
         assert await process.wait() == 0
+    grant = Grant(
+        genesis=Hash(bytes(32)),
+        machine=MachineId(bytes(range(32))),
+        order=OrderId(7),
+        last_block=BlockNumber(9),
+    )
+    access = grant.proven(TransportKey(keys[0]), Keypair.from_uri("//Alice"))
+    assert parse_token(token_of(access)) == access
     assert parse_token("") is None
     assert parse_token("AAAA") is None
     assert parse_token("é" * 9) is None

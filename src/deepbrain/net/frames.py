@@ -12,6 +12,7 @@ from deepbrain.scale import codec_of
 R = TypeVar("R", bound=Reply)
 
 _LENGTH: Final = struct.Struct("<I")
+LENGTH_BYTES: Final = _LENGTH.size
 _REQUEST: Final = codec_of(Request)
 _REPLY: Final = codec_of(Reply)
 

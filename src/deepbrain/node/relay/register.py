@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from deepbrain.client import Client
 from deepbrain.net.access import ensure_signed
 from deepbrain.net.errors import MalformedMessage, Refused
-from deepbrain.net.frames import parse_request
+from deepbrain.net.frames import LENGTH_BYTES, parse_request
 from deepbrain.net.messages import Access
 from deepbrain.net.transport import TransportKey
 from deepbrain.node.relay.hub import Hub
@@ -122,7 +122,8 @@ async def judge(hub: Hub, register: Register) -> None:
 def parse_token(token: str) -> Access | None:
     """The access proof in a token that `net.access.token_of` made; None: it is none."""
     try:
-        request = parse_request(base64.urlsafe_b64decode(token.encode()))
+        framed = base64.urlsafe_b64decode(token.encode())
+        request = parse_request(framed[LENGTH_BYTES:])
     except (binascii.Error, ValueError, MalformedMessage):
         return None
     return request if isinstance(request, Access) else None

@@ -263,7 +263,9 @@ class RunscEngine:
             self._cgroups.remove(tenant.container)
         kill_until_gone(lambda: processes_naming(str(tenant.state_root)), tenant.order)
         if not self._rootless:
-            self._cgroups.remove(tenant.container)  # one that was just starting may have made it again
+            self._cgroups.remove(
+                tenant.container
+            )  # one that was just starting may have made it again
         self._detach(tenant)
         for where in (tenant.state_root, tenant.layered) if keep_volume else (tenant.path,):
             if mounts_below(where):

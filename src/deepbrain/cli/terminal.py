@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import termios
@@ -117,9 +116,15 @@ async def _follow_size(command: "ExecStream") -> None:
 
 
 def size() -> tuple[int, int]:
-    """Columns and rows of our terminal."""
-    found = shutil.get_terminal_size()
-    return found.columns, found.lines
+    """Columns and rows of our terminal, whatever COLUMNS and LINES say: they may be of another one."""
+    for descriptor in range(3):
+        try:
+            found = os.get_terminal_size(descriptor)
+        except OSError:
+            continue
+        if found.columns and found.lines:
+            return found.columns, found.lines
+    return 80, 24
 
 
 @contextlib.contextmanager

@@ -167,6 +167,7 @@ def _be_gateway(place: Place, listener: socket.socket, opening: Open) -> None:
             asyncio.run(run_gateway(place, listener, opening))
         code = 0
     except Exception:
+        # Nobody is above us: a fault that went on up would meet the code that forked us.
         log.exception("the gateway %s ended by a fault", place.name)
     finally:
         os._exit(code)

@@ -429,12 +429,7 @@ class Session:
     async def _ask_over(self, connection: Connection, request: Request) -> Stream:
         stream = await connection.open()
         self._streams.add(stream)
-        try:
-            await stream.write(request_bytes(request))
-        except BaseException:
-            await stream.reset()
-            raise
-        return stream
+        return await _begun(stream, request)
 
     async def _ask_lasting(self, request: Request) -> Stream:
         """A request whose stream goes on when the connection breaks."""
@@ -442,9 +437,7 @@ class Session:
         carrier = asyncio.create_task(self._carry(lasting, name))
         self._carriers.add(carrier)
         carrier.add_done_callback(self._carriers.discard)
-        stream = Stream(lasting)
-        await stream.write(request_bytes(request))
-        return stream
+        return await _begun(Stream(lasting), request)
 
     async def _carry(self, lasting: Lasting, name: StreamName) -> None:
         """Carry a lasting stream over one connection after another, until it is over."""
@@ -520,6 +513,16 @@ async def _open(endpoint: Endpoint, way: Way, renter: Keypair, timeout: float) -
     except BaseException:
         connection.close()
         raise
+
+
+async def _begun(stream: Stream, request: Request) -> Stream:
+    """The stream with its request on the way; without it nobody could end what was opened."""
+    try:
+        await stream.write(request_bytes(request))
+    except BaseException:
+        await stream.reset()
+        raise
+    return stream
 
 
 async def _authenticate(connection: Connection, grant: Grant, access: Access) -> _Opened:

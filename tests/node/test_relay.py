@@ -298,14 +298,15 @@ async def test_half_open_connections_are_few_and_end_soon():
 
 async def test_connections_of_an_address_are_bounded():
     async with relay(per_address=3, unproven_per_address=3) as server:
-        stack = contextlib.AsyncExitStack()
-        async with stack:
-            # The rendezvous of the relay itself is one of them.
-            await eventually(lambda: server.hub.connections == 1)
-            for _ in range(2):
-                await stack.enter_async_context(attached(server))
+        held = 0
+        async with contextlib.AsyncExitStack() as stack:
             with pytest.raises((OSError, InvalidMessage)):
-                await stack.enter_async_context(attached(server))
+                for _ in range(4):
+                    await stack.enter_async_context(attached(server))
+                    held += 1
+            # The relay's own rendezvous comes and goes from this address too.
+            assert 1 <= held <= 3
+            assert server.hub.connections <= 3
 
 
 async def test_the_silent_are_cut_and_who_answers_pings_stays():

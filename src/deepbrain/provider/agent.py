@@ -20,6 +20,7 @@ from typing import Final
 
 from deepbrain.client.keystore import decrypt
 from deepbrain.net.endpoint import IrohEndpoint
+from deepbrain.net.watchdog import watchdog
 from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.keys import Keypair
@@ -99,7 +100,11 @@ async def serve(data: Path, sandbox_data: Path, config: AgentConfig) -> None:
     loop, running = asyncio.get_running_loop(), asyncio.current_task()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.cancel if running else lambda: None)
-    async with opened(data, sandbox_data, config) as agent, accepting(agent.chain, config):
+    async with (
+        watchdog(),
+        opened(data, sandbox_data, config) as agent,
+        accepting(agent.chain, config),
+    ):
         report = agent.sandbox.report
         for refused in report.refused:
             why = "isolation %s is not used: %s"

@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+from deepbrain.net.watchdog import watchdog
 from deepbrain.node.errors import NodeError
 from deepbrain.node.relay.server import RelayConfig, RelayServer
 
@@ -18,7 +19,7 @@ def main() -> int:
         level=options.log.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        asyncio.run(_run(options))
+        asyncio.run(_watched(options))
     except (NodeError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -34,6 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--leashed", action="store_true", help="end when standard input does")
     parser.add_argument("--log", default="warning", choices=("debug", "info", "warning", "error"))
     return parser
+
+
+async def _watched(options: argparse.Namespace) -> None:
+    async with watchdog():
+        await _run(options)
 
 
 async def _run(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from deepbrain.sandbox.engine import Engine
 from deepbrain.sandbox.host import Host, remove_tree
 from deepbrain.sandbox.process import ProcessEngine
 from deepbrain.sandbox.programs import HOW_TO_GET, find_binary
+from deepbrain.sandbox.proven import Proven
 from deepbrain.sandbox.runsc import RunscEngine
 from deepbrain.sandbox.sandbox import (
     Mode,
@@ -67,11 +68,16 @@ def engine_for(
 
 
 def choose_mode(
-    data: Path, owner: tuple[int, int] | None = None, programs: Programs | None = None
+    data: Path,
+    owner: tuple[int, int] | None = None,
+    programs: Programs | None = None,
+    *,
+    anew: bool = True,
 ) -> tuple[ModeReport, Engine]:
-    """The strongest mode whose canary ran on this machine, with its engine.
+    """The strongest mode whose canary ran on this machine, with its engine; its proof is kept in `data`.
 
-    About two seconds for gVisor. Raises: SandboxError: not even a process can be run.
+    Without `anew` a proof that is kept there is believed (see `proven`). About three seconds for gVisor
+    where it has to be proven. Raises: SandboxError: not even a process can be run.
     """
     owner = owner or (os.getuid(), os.getgid())
     programs = programs or Programs.find()
@@ -81,11 +87,15 @@ def choose_mode(
     sweep(data, owner, programs.runsc, programs.tool)
     forced = os.environ.get(FORCE)
     modes = (Mode(forced),) if forced else (Mode.GVISOR, Mode.GVISOR_OWN, Mode.PROCESS)
+    proven = Proven(data, (programs.runsc, programs.tool))
     refused: list[Refusal] = []
     for mode in modes:
         try:
             engine = engine_for(mode, programs, programs.tool, data, owner)
-            kernel = run_canaries(mode, engine, data, owner, programs.tool)
+            kernel = None if anew else proven.kernel(mode)
+            if kernel is None:
+                kernel = run_canaries(mode, engine, data, owner, programs.tool)
+                proven.note(mode, kernel)
         except (SandboxError, OSError) as error:
             refused.append(Refusal(mode, _reason(str(error))))
             continue

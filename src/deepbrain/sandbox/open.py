@@ -31,7 +31,8 @@ async def open_sandbox(data: Path, host: HostRequests | None = None) -> LocalSan
 
 
 def open_host(data: Path, owner: tuple[int, int] | None) -> Host:
-    """The requests of a data directory, for `owner`'s agent (None: this user); runs the canaries.
+    """The requests of a data directory, for `owner`'s agent (None: this user); runs the canaries that were
+    not run lately.
 
     The directory is locked as long as this process lives. Raises: SandboxError.
     """
@@ -40,7 +41,7 @@ def open_host(data: Path, owner: tuple[int, int] | None) -> Host:
     owner = owner or (os.getuid(), os.getgid())
     data.mkdir(parents=True, exist_ok=True)
     lock_directory(data)
-    report, engine = choose_mode(data, owner)
+    report, engine = choose_mode(data, owner, anew=False)
     tool = Programs.find().tool
     if tool is None:
         raise SandboxError(f"dbc-tool is missing; {HOW_TO_GET}")

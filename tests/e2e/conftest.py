@@ -42,6 +42,9 @@ def as_process() -> Iterator[Network]:
     yield from _serving(AS_PROCESS, 1)
 
 
+SHARED = {"as_root", "as_user", "as_process"}
+
+
 @pytest.fixture(params=["as_root", "as_user", "as_process"])
 def net(request: pytest.FixtureRequest) -> Network:
     """Each variant in turn."""
@@ -50,11 +53,15 @@ def net(request: pytest.FixtureRequest) -> Network:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.parent.name == "e2e":
-            item.add_marker(pytest.mark.e2e)
-            if not any(item.iter_markers("timeout")):
-                item.add_marker(pytest.mark.timeout(120))
+    """All that share networks run in one worker, so that each is started once."""
+    ours = [item for item in items if item.path.parent.name == "e2e"]
+    sharing = {item.path for item in ours if SHARED & set(getattr(item, "fixturenames", ()))}
+    for item in ours:
+        item.add_marker(pytest.mark.e2e)
+        group = "shared networks" if item.path in sharing else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+        if not any(item.iter_markers("timeout")):
+            item.add_marker(pytest.mark.timeout(120))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""Attacks run one at a time, as what starts whole networks does."""
+"""Attacks on one machine run one at a time; those that measure shares and limits run alone (`alone`)."""
 
 import pytest
 
@@ -7,5 +7,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "hostile":
             item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
             if not any(item.iter_markers("timeout")):
                 item.add_marker(pytest.mark.timeout(120))

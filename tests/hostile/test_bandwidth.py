@@ -13,6 +13,7 @@ from tests.hostile.world import WEB, World, world
 from deepbrain.sandbox.netns import NetworkNamespace
 from deepbrain.sandbox.network import TenantNetwork
 
+pytestmark = pytest.mark.alone
 MBIT = 40
 PORT = 9000
 SECONDS = 3.0

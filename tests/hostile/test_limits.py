@@ -20,7 +20,12 @@ from deepbrain.sandbox.sandbox import Phase, SandboxError
 
 __all__ = ("arena", "python_image", "shelter")  # fixtures
 
-pytestmark = [pytest.mark.e2e, pytest.mark.gvisor, pytest.mark.root, pytest.mark.timeout(90)]
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.gvisor,
+    pytest.mark.root,
+    pytest.mark.timeout(90),
+]
 
 STRANGER = 51_234
 

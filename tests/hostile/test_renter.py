@@ -31,7 +31,7 @@ from deepbrain.provider.requests import EXECS_PER_ORDER
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.e2e,
+    pytest.mark.alone,
     pytest.mark.timeout(240),
 ]
 TRIES = 3

@@ -268,6 +268,14 @@ class Network:
         found = sorted((self.place / "logs").glob("*.log"))
         return "\n".join(f"--- {path.name}\n{path.read_text()[-6000:]}" for path in found)
 
+    def stood_still(self) -> str:
+        """Where a process was that its watchdog ended, empty where none was: that is never right."""
+        for path in (self.place / "logs").glob("*.log"):
+            _, mark, frames = path.read_text().partition("Timeout (0:")
+            if mark:
+                return f"{path.name}: {mark}{frames[:4000]}"
+        return ""
+
     def node_log(self) -> str:
         return (self.place / "logs" / "node.log").read_text()
 
@@ -320,11 +328,13 @@ def network(variant: Variant, providers: int = 1, *more: str, **fields: Any) -> 
             RUNNING.remove(net)
         net.leftovers.note_tenants(net.place)
         done = net.down()
+        stood_still = net.stood_still()
         left = net.leftovers.found(patience=5.0)
         net.leftovers.clear()
         shutil.rmtree(base, ignore_errors=True)
     assert done.code == 0, f"network down ended with {done.code}: {done.err}"
     assert not left, "\n".join(left)
+    assert not stood_still, stood_still
 
 
 def require(variant: Variant, offered: str, reason: str) -> None:

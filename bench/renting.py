@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from deepbrain.cli.orders import expect_order
-from deepbrain.cli.reach import Reach, fresh_endpoint
+from deepbrain.cli.renter.orders import expect_order
+from deepbrain.cli.renter.reach import Reach, fresh_endpoint
 from deepbrain.client import Client
 from deepbrain.primitives.ids import OrderId
 from deepbrain.primitives.keys import Keypair

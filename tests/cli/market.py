@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from deepbrain.cli.chain import Choices
-from deepbrain.cli.machine import Listing, Owners, address_record, enlist, hardware_of
+from deepbrain.cli.provider.machine import Listing, Owners, address_record, enlist, hardware_of
 from deepbrain.client import Client
 from deepbrain.net.endpoint import IrohEndpoint
 from deepbrain.node.node import Node, NodeConfig, load_spec

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tests.cli.market import ALICE, BOB, INVENTORY, open_market
 
-from deepbrain.cli.bonding import MAX_BYTES, BondRequest, make_request, read_request
 from deepbrain.cli.chain import Choices
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.hosting import bond, with_disk, with_gpus
-from deepbrain.cli.machine import Listing, address_record, hardware_of
+from deepbrain.cli.provider.bonding import MAX_BYTES, BondRequest, make_request, read_request
+from deepbrain.cli.provider.hosting import bond, with_disk, with_gpus
+from deepbrain.cli.provider.machine import Listing, address_record, hardware_of
 from deepbrain.pallets.machines import Isolation, Machines, Network
 from deepbrain.pallets.system import System
 from deepbrain.primitives.ids import Hash, MachineId

@@ -7,10 +7,10 @@ import pytest
 from tests.cli.market import ALICE, BOB, INVENTORY, open_market
 
 from deepbrain.cli.chain import Choices
-from deepbrain.cli.drain import read_load, wait_drained
-from deepbrain.cli.earned import read_earned
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.machine import Listing, Owners, address_record, enlist, hardware_of
+from deepbrain.cli.provider.drain import read_load, wait_drained
+from deepbrain.cli.provider.earned import read_earned
+from deepbrain.cli.provider.machine import Listing, Owners, address_record, enlist, hardware_of
 from deepbrain.pallets.machines import Isolation, Machines, Network
 from deepbrain.pallets.rent import OrderPlaced, Rent
 from deepbrain.primitives.ids import Hash, MachineId

@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from deepbrain.cli import local
-from deepbrain.cli.ending import has_run
 from deepbrain.cli.failure import UserError
+from deepbrain.cli.network import local
+from deepbrain.cli.renter.ending import has_run
 from deepbrain.pallets.rent import Bill, Ended, Ending, Order, Placed, Status
 from deepbrain.primitives.ids import AccountId, Hash, MachineId
 from deepbrain.primitives.units import U16, Balance, Seconds

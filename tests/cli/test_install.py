@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from deepbrain.cli import host as host_module
-from deepbrain.cli import hosting, install
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.host import CREDENTIAL, UNIT_NAME, Host
-from deepbrain.cli.install import carry_out, removal_steps, service_steps
+from deepbrain.cli.provider import host as host_module
+from deepbrain.cli.provider import hosting, install
+from deepbrain.cli.provider.host import CREDENTIAL, UNIT_NAME, Host
+from deepbrain.cli.provider.install import carry_out, removal_steps, service_steps
 from deepbrain.primitives.keys import Keypair
 
 COMMAND = ("/opt/deepbrain/.venv/bin/python", "-m", "deepbrain.cli.main", "provider", "run")

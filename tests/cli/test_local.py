@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from deepbrain.cli import local
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.home import forget_network, home, local_network, read_json, write_json
-from deepbrain.cli.local import Network, Place, bring_down, choose_port, detach, supervising
-from deepbrain.cli.machine import address_record
-from deepbrain.cli.market import dial_addresses
+from deepbrain.cli.network import local
+from deepbrain.cli.network.local import Network, Place, bring_down, choose_port, detach, supervising
+from deepbrain.cli.provider.machine import address_record
+from deepbrain.cli.renter.market import dial_addresses
 from deepbrain.cli.supervise import Program, Trace
 
 

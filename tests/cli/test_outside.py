@@ -7,7 +7,7 @@ from tests.net.ends import Net
 from tests.node.relaying import relay, url
 from tests.provider.house import house
 
-from deepbrain.cli import outside
+from deepbrain.cli.provider import outside
 from deepbrain.net import rendezvous
 from deepbrain.primitives.ids import MachineId
 

@@ -8,7 +8,7 @@ from tests.cli.market import ALICE, BOB, INVENTORY, open_market
 
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.keys import named
-from deepbrain.cli.machine import (
+from deepbrain.cli.provider.machine import (
     Listing,
     Owners,
     Place,
@@ -19,7 +19,7 @@ from deepbrain.cli.machine import (
     set_controller,
     while_rented,
 )
-from deepbrain.cli.provide import _owners
+from deepbrain.cli.provider.serving import _owners
 from deepbrain.pallets.machines import Isolation, Machines, Network
 from deepbrain.pallets.rent import OrderPlaced, Rent
 from deepbrain.primitives.ids import Hash

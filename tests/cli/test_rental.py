@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from tests.cli.market import ALICE, Broken, Market, Provider, open_market
 
-from deepbrain.cli import deliver, follow
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.interrupts import Interrupts
 from deepbrain.cli.interrupts import Wish as Signal
-from deepbrain.cli.journal import runs
 from deepbrain.cli.keys import named
-from deepbrain.cli.orders import _attach, _bill, _logs, _stop, orders_of
-from deepbrain.cli.run import _run
-from deepbrain.cli.tenant import _copy_in, _copy_out, _exec
-from deepbrain.cli.wish import Wish
+from deepbrain.cli.renter import deliver, follow
+from deepbrain.cli.renter.journal import runs
+from deepbrain.cli.renter.orders import _attach, _bill, _logs, _stop, orders_of
+from deepbrain.cli.renter.run import _run
+from deepbrain.cli.renter.tenant import _copy_in, _copy_out, _exec
+from deepbrain.cli.renter.wish import Wish
 from deepbrain.client.workspace import scan
 from deepbrain.net.messages import ALL_SCOPES
 from deepbrain.pallets.machines import Isolation, Machines, Network
@@ -334,7 +334,7 @@ async def test_a_run_killed_after_placing_is_gone_on_with_from_its_journal(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("deepbrain.cli.rental.deliver", killed)
+        patch.setattr("deepbrain.cli.renter.rental.deliver", killed)
         with pytest.raises(Killed):
             await run(market, wish("job", "0"), tmp_path / "out", workspace)
     assert (await order(market)).is_open()

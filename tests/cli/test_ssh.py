@@ -12,13 +12,13 @@ import pytest
 from tests.cli.tooled import Front, front
 from tests.provider.house import eventually
 
-from deepbrain.cli.execs import PLACES, Execs
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.forward import PORTS, Pair
-from deepbrain.cli.gateway import Place, run_gateway
-from deepbrain.cli.orders import arguments
-from deepbrain.cli.sshkeys import SshFiles
-from deepbrain.cli.tunnel import dial, splice
+from deepbrain.cli.renter.orders import arguments
+from deepbrain.cli.ssh.execs import PLACES, Execs
+from deepbrain.cli.ssh.forward import PORTS, Pair
+from deepbrain.cli.ssh.gateway import Place, run_gateway
+from deepbrain.cli.ssh.keys import SshFiles
+from deepbrain.cli.ssh.tunnel import dial, splice
 from deepbrain.net.session import Session
 from deepbrain.net.transport import CLOSED_BROKEN
 from deepbrain.primitives.ids import AccountId, OrderId
@@ -102,7 +102,7 @@ async def test_what_was_sent_before_a_close_is_delivered(tmp_path: Path) -> None
 async def test_an_endless_service_ends_with_its_listener(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deepbrain.cli.tunnel.DELIVERY_SECONDS", 0.5)
+    monkeypatch.setattr("deepbrain.cli.ssh.tunnel.DELIVERY_SECONDS", 0.5)
     ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

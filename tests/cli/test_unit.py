@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepbrain.cli import unit
+from deepbrain.cli.provider import unit
 
 TEXT = unit.text(
     ("/usr/bin/env", "a b", 'say "hi"', "100%", "$HOME", "back\\slash"),

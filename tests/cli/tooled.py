@@ -13,9 +13,9 @@ import asyncssh
 import pytest
 from tests.provider.house import House, house
 
-from deepbrain.cli.execs import Execs
-from deepbrain.cli.sshkeys import SshFiles, ssh_files
-from deepbrain.cli.sshserver import serve_ssh
+from deepbrain.cli.ssh.execs import Execs
+from deepbrain.cli.ssh.keys import SshFiles, ssh_files
+from deepbrain.cli.ssh.server import serve_ssh
 from deepbrain.net.session import Session
 from deepbrain.sandbox.fake import FakeProcess
 from deepbrain.sandbox.modes import Programs

@@ -173,7 +173,7 @@ class Town:
 def _clear(machine: Path, env: Mapping[str, str]) -> None:
     """End what is kept of the orders: an agent that stops leaves it to the next."""
     if (machine / "tenants").exists():
-        argv = [sys.executable, "-m", "deepbrain.cli.prepare", "clear", str(machine)]
+        argv = [sys.executable, "-m", "deepbrain.cli.provider.prepare", "clear", str(machine)]
         subprocess.run(argv, check=True, capture_output=True, env=dict(env), timeout=120)
 
 

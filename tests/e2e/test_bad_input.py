@@ -16,7 +16,7 @@ from tests.e2e.money import assert_conserved, assert_settled
 from tests.e2e.network import Done, Network
 from tests.e2e.terminal import Terminal
 
-from deepbrain.cli.machine import Listing, Owners, address_record, enlist
+from deepbrain.cli.provider.machine import Listing, Owners, address_record, enlist
 from deepbrain.client import Client
 from deepbrain.pallets.machines import Hardware, Isolation, Machines
 from deepbrain.pallets.machines import Network as NetworkOffer

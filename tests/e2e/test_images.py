@@ -20,7 +20,7 @@ from tests.sandbox.registries import (
     serving,
 )
 
-from deepbrain.cli.prepare import base_image
+from deepbrain.cli.provider.prepare import base_image
 from deepbrain.sandbox.modes import Programs
 
 PASSWD = b"root:x:0:0::/root:/bin/sh\napp:x:1234:1235::/home/app:/bin/sh\n"

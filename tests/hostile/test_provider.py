@@ -26,8 +26,9 @@ from tests.hostile.provider_lies import (
     silent,
 )
 
-from deepbrain.cli import deliver, follow, output
+from deepbrain.cli import output
 from deepbrain.cli.failure import UserError
+from deepbrain.cli.renter import deliver, follow
 from deepbrain.net import session as session_module
 from deepbrain.net.errors import RefusalCode, Refused
 from deepbrain.net.frames import reply_bytes

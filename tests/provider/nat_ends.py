@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.provider.house import ALICE, IMAGE, IMAGE_DIGEST, PROGRAMS, make_agent, manifest_of
 
-from deepbrain.cli.reach import _learn_own_address
+from deepbrain.cli.renter.reach import _learn_own_address
 from deepbrain.net.access import Grant
 from deepbrain.net.endpoint import IrohEndpoint
 from deepbrain.net.errors import NetError

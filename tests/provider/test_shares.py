@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from tests.provider.house import CAPACITY, manifest_of
 
-from deepbrain.cli.hosting import Changes
+from deepbrain.cli.provider.hosting import Changes
 from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.provider.act import tenant_spec
 from deepbrain.provider.identity import AgentConfig

@@ -23,7 +23,7 @@ from deepbrain.primitives.ids import MachineId
 from deepbrain.primitives.units import PLANCK, U16
 
 if TYPE_CHECKING:
-    from deepbrain.cli.machine import Place
+    from deepbrain.cli.provider.machine import Place
     from deepbrain.client import Client
     from deepbrain.provider.identity import AgentConfig
     from deepbrain.provider.inventory import Inventory
@@ -76,7 +76,7 @@ def doctor(as_json: bool, data: Path | None) -> int:
 
 
 def _subject(choices: Choices, data: Path | None) -> Subject:
-    from deepbrain.cli.machine import Place
+    from deepbrain.cli.provider.machine import Place
     from deepbrain.provider.identity import AgentError
 
     place = Place.chosen(data)
@@ -246,7 +246,7 @@ async def _standing(place: "Place", config: "AgentConfig", client: "Client") -> 
 
 async def _relayed(machine: MachineId, relays: Sequence[str]) -> "list[Finding]":
     """Whether the machine answers through the relays of its record; nothing where it has none."""
-    from deepbrain.cli.outside import answers_through
+    from deepbrain.cli.provider.outside import answers_through
     from deepbrain.sandbox.checks import Finding
 
     if not relays:

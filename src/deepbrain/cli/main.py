@@ -27,47 +27,57 @@ class Entry:
 
 PANELS: Final[dict[str, dict[str, Entry]]] = {
     "Rent": {
-        "gpus": Entry("market", "gpus", "List what is offered, cheapest first."),
-        "run": Entry("run", "run", "Rent a machine and run a command on it."),
-        "ps": Entry("orders", "ps", "List your orders."),
-        "attach": Entry("orders", "attach", "Go on with an order where `run` left it."),
-        "logs": Entry("orders", "logs", "Print what an order's job printed."),
-        "exec": Entry("tenant", "exec_", "Run one more command in a running order."),
-        "ssh": Entry("ssh", "ssh", "Log in to a running order with `ssh`."),
-        "ssh-config": Entry("ssh", "ssh_config", "Print what `ssh` needs to reach your orders."),
-        "forward": Entry("forward", "forward", "Bring ports of a running order to this machine."),
-        "jupyter": Entry(
-            "forward", "jupyter", "Start Jupyter in a running order, and bring it here."
+        "gpus": Entry("renter.market", "gpus", "List what is offered, cheapest first."),
+        "run": Entry("renter.run", "run", "Rent a machine and run a command on it."),
+        "ps": Entry("renter.orders", "ps", "List your orders."),
+        "attach": Entry("renter.orders", "attach", "Go on with an order where `run` left it."),
+        "logs": Entry("renter.orders", "logs", "Print what an order's job printed."),
+        "exec": Entry("renter.tenant", "exec_", "Run one more command in a running order."),
+        "ssh": Entry("ssh.commands", "ssh", "Log in to a running order with `ssh`."),
+        "ssh-config": Entry(
+            "ssh.commands", "ssh_config", "Print what `ssh` needs to reach your orders."
         ),
-        "cp": Entry("tenant", "cp", "Copy files to or from a running or ended order."),
-        "stop": Entry("orders", "stop", "End an order now and settle it."),
-        "extend": Entry("orders", "extend", "Give an order more time, at today's price."),
-        "bill": Entry("orders", "bill", "Show what an order cost, to the unit."),
+        "forward": Entry(
+            "ssh.forward", "forward", "Bring ports of a running order to this machine."
+        ),
+        "jupyter": Entry(
+            "ssh.forward", "jupyter", "Start Jupyter in a running order, and bring it here."
+        ),
+        "cp": Entry("renter.tenant", "cp", "Copy files to or from a running or ended order."),
+        "stop": Entry("renter.orders", "stop", "End an order now and settle it."),
+        "extend": Entry("renter.orders", "extend", "Give an order more time, at today's price."),
+        "bill": Entry("renter.orders", "bill", "Show what an order cost, to the unit."),
     },
     "Provide": {
         "doctor": Entry("doctor", "doctor", "Check what this machine can do."),
-        "join": Entry("provide", "join", "Offer this machine: bond, list, serve."),
-        "pause": Entry("provide", "pause", "Take no new orders."),
-        "resume": Entry("provide", "resume", "Take new orders again."),
+        "join": Entry("provider.serving", "join", "Offer this machine: bond, list, serve."),
+        "pause": Entry("provider.serving", "pause", "Take no new orders."),
+        "resume": Entry("provider.serving", "resume", "Take new orders again."),
         "drain": Entry(
-            "provide", "drain", "Take no new orders, and wait until those that run have ended."
+            "provider.serving",
+            "drain",
+            "Take no new orders, and wait until those that run have ended.",
         ),
-        "earnings": Entry("provide", "earnings", "Show what a machine has earned."),
+        "earnings": Entry("provider.serving", "earnings", "Show what a machine has earned."),
         "leave": Entry(
-            "provide", "leave", "Withdraw this machine and get its bond back, with the stash's key."
+            "provider.serving",
+            "leave",
+            "Withdraw this machine and get its bond back, with the stash's key.",
         ),
-        "provider": Entry("provider", "provider", "Have this host serve by itself."),
+        "provider": Entry("provider.commands", "provider", "Have this host serve by itself."),
     },
     "Wallet": {
         "wallet": Entry("wallet", "wallet", "Make, list and use keys."),
     },
     "Network": {
-        "network": Entry("network", "network", "Run a whole network on this machine."),
+        "network": Entry("network.commands", "network", "Run a whole network on this machine."),
     },
 }
 
 HIDDEN: Final = {
-    "ssh-proxy": Entry("sshproxy", "ssh_proxy", "Carry SSH between standard streams and an order."),
+    "ssh-proxy": Entry(
+        "ssh.proxy", "ssh_proxy", "Carry SSH between standard streams and an order."
+    ),
 }
 """For programs, not for people."""
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 import asyncssh
 from asyncssh.stream import SSHTCPStreamSession, SSHUNIXStreamSession
 
-from deepbrain.cli.execs import Execs
-from deepbrain.cli.sshkeys import PREFIX, SshFiles
-from deepbrain.cli.sshsession import Resized, Signalled, SshSession
-from deepbrain.cli.tunnel import Tunnel, dial, splice
+from deepbrain.cli.ssh.execs import Execs
+from deepbrain.cli.ssh.keys import PREFIX, SshFiles
+from deepbrain.cli.ssh.session import Resized, Signalled, SshSession
+from deepbrain.cli.ssh.tunnel import Tunnel, dial, splice
 from deepbrain.net.errors import NetError
 from deepbrain.net.records import ERR
 from deepbrain.net.session import ExecStream

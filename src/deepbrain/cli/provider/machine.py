@@ -64,7 +64,7 @@ class Place:
     @classmethod
     def chosen(cls, data: Path | None) -> "Place":
         """The directory named, else the installed provider's, else the one that `dbc join` uses."""
-        from deepbrain.cli.host import installed
+        from deepbrain.cli.provider.host import installed
 
         if data is None and (here := installed()) is not None:
             return here.place()
@@ -151,7 +151,14 @@ def clear_now(place: Place) -> None:
 
 async def _prepare(action: str, place: Place, mode: str, *more: str) -> bytes:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deepbrain.cli.prepare", action, str(place.sandbox), *more),
+        *(
+            sys.executable,
+            "-m",
+            "deepbrain.cli.provider.prepare",
+            action,
+            str(place.sandbox),
+            *more,
+        ),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -422,8 +429,8 @@ def _hardware_call(wanted: Listing, hardware: Hardware) -> "Call":
 
 async def wait_served(client: "Client", machine: MachineId, seconds: float) -> None:
     """Return once the machine answers its own chain's renters. Raises: UserError: it does not."""
-    from deepbrain.cli.market import short, ways_to
-    from deepbrain.cli.reach import fresh_endpoint
+    from deepbrain.cli.renter.market import short, ways_to
+    from deepbrain.cli.renter.reach import fresh_endpoint
     from deepbrain.net.errors import NetError
     from deepbrain.net.session import greet
 

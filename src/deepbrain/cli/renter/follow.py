@@ -13,10 +13,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from deepbrain.cli.deliver import Patience
 from deepbrain.cli.interrupts import Interrupted, Interrupts, Wish
 from deepbrain.cli.output import files_and_size, progress, say
-from deepbrain.cli.reach import Reach, closing
+from deepbrain.cli.renter.deliver import Patience
+from deepbrain.cli.renter.reach import Reach, closing
 from deepbrain.cli.terminal import write_out
 from deepbrain.client.errors import CallFailed, ConnectionLost, NodeUnreachable
 from deepbrain.client.results import Results, ResultsRefused, receive

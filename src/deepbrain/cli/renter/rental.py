@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepbrain.cli import ending, quantity
-from deepbrain.cli.deliver import Cargo, NotStarted, await_start, deliver
+from deepbrain.cli import quantity
 from deepbrain.cli.failure import NOT_STARTED, PROVIDER_LOST, UserError
-from deepbrain.cli.follow import (
+from deepbrain.cli.interrupts import Interrupted, Interrupts
+from deepbrain.cli.interrupts import Wish as Signal
+from deepbrain.cli.output import say, waiting
+from deepbrain.cli.renter import ending
+from deepbrain.cli.renter.deliver import Cargo, NotStarted, await_start, deliver
+from deepbrain.cli.renter.follow import (
     Followed,
     Way,
     await_end,
@@ -24,14 +28,11 @@ from deepbrain.cli.follow import (
     fetch_results,
     follow,
 )
-from deepbrain.cli.interrupts import Interrupted, Interrupts
-from deepbrain.cli.interrupts import Wish as Signal
-from deepbrain.cli.journal import Run
-from deepbrain.cli.market import Offered, mode_name, ways_to
-from deepbrain.cli.output import say, waiting
-from deepbrain.cli.reach import Reach, fresh_endpoint
-from deepbrain.cli.registry import Pinned, credentials_for, pin_soon
-from deepbrain.cli.wish import Wish, choose_image
+from deepbrain.cli.renter.journal import Run
+from deepbrain.cli.renter.market import Offered, mode_name, ways_to
+from deepbrain.cli.renter.reach import Reach, fresh_endpoint
+from deepbrain.cli.renter.registry import Pinned, credentials_for, pin_soon
+from deepbrain.cli.renter.wish import Wish, choose_image
 from deepbrain.client.errors import CallFailed
 from deepbrain.net import messages
 from deepbrain.net.errors import NetError

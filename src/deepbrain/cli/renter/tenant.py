@@ -11,8 +11,8 @@ import click
 
 from deepbrain.cli.chain import Choices, block_on
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.orders import ORDER, arguments, reaching
 from deepbrain.cli.output import files_and_size, progress, say
+from deepbrain.cli.renter.orders import ORDER, arguments, reaching
 from deepbrain.primitives.ids import OrderId
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ async def _exec(
     choices: Choices, chosen: "Chosen", order: OrderId, argv: tuple[str, ...],
     env: tuple[str, ...], workdir: str, interactive: bool, is_tty: bool,
 ) -> int:  # fmt: skip
+    from deepbrain.cli.renter.wish import parse_env
     from deepbrain.cli.terminal import ended_by_signals, join, size
-    from deepbrain.cli.wish import parse_env
 
     variables = parse_env(env)
     if is_tty and "TERM" not in dict(variables):
@@ -126,7 +126,7 @@ async def _exec(
 async def _copy_out(
     choices: Choices, chosen: "Chosen", order: OrderId, path: str, target: Path
 ) -> None:
-    from deepbrain.cli.reach import closing
+    from deepbrain.cli.renter.reach import closing
     from deepbrain.client.results import receive_file
 
     async with reaching(choices, chosen, order) as reach:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deepbrain.cli.output import progress
 from deepbrain.cli.quantity import size
-from deepbrain.cli.reach import Reach, closing
+from deepbrain.cli.renter.reach import Reach, closing
 from deepbrain.client.errors import ConnectionLost, NodeUnreachable
 from deepbrain.net.errors import MalformedMessage, NetError, RefusalCode, Refused
 from deepbrain.net.messages import Digest, Manifest, OrderStatus, Stage

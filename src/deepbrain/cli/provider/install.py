@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deepbrain.cli import unit
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.host import CREDENTIAL, UNIT_NAME, UNITS, Host, has_systemd
 from deepbrain.cli.output import say
+from deepbrain.cli.provider import unit
+from deepbrain.cli.provider.host import CREDENTIAL, UNIT_NAME, UNITS, Host, has_systemd
 from deepbrain.client.keystore import encrypt
 from deepbrain.primitives.keys import Keypair, generate_phrase
 from deepbrain.provider.identity import AgentConfig, load_or_make_key, save_config

@@ -1,4 +1,4 @@
-"""A provider's directory, while no agent works in it: `python -m deepbrain.cli.prepare ACTION DIR [IMAGE]`.
+"""A provider's directory, while no agent works in it: `python -m deepbrain.cli.provider.prepare ACTION DIR [IMAGE]`.
 
     ready   run the canaries, unpack the base image; print as JSON `{"mode", "refused", "image",
             "network", "no_network", "gpus", "no_gpus"}`

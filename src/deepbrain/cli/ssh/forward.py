@@ -13,14 +13,14 @@ import click
 
 from deepbrain.cli.chain import Choices, block_on
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.orders import ORDER, reaching
 from deepbrain.cli.output import emit, say
+from deepbrain.cli.renter.orders import ORDER, reaching
 from deepbrain.primitives.ids import OrderId
 
 if TYPE_CHECKING:
-    from deepbrain.cli.execs import Execs
     from deepbrain.cli.keys import Chosen
-    from deepbrain.cli.reach import Reach
+    from deepbrain.cli.renter.reach import Reach
+    from deepbrain.cli.ssh.execs import Execs
     from deepbrain.net.session import ExecStream
 
 LOOPBACK: Final = "127.0.0.1"
@@ -108,7 +108,7 @@ class Forwarding:
 
     async def execs(self) -> "Execs":
         """Raises: NetError, RpcError, NodeUnreachable."""
-        from deepbrain.cli.execs import Execs
+        from deepbrain.cli.ssh.execs import Execs
 
         async with self._opening:
             session = await self._reach.session()
@@ -120,7 +120,7 @@ class Forwarding:
         self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Carry one connection. What goes wrong is said once, and ends this one alone."""
-        from deepbrain.cli.tunnel import dial, splice
+        from deepbrain.cli.ssh.tunnel import dial, splice
         from deepbrain.net.errors import ConnectionLost
         from deepbrain.primitives.errors import DeepBrainError
 
@@ -175,7 +175,7 @@ def _why_not(order: OrderId, pair: Pair, error: OSError) -> str:
 async def _forward(
     choices: Choices, chosen: "Chosen", order: OrderId, pairs: tuple[Pair, ...], *, as_json: bool
 ) -> None:
-    from deepbrain.cli.tunnel import ensure_own_ports
+    from deepbrain.cli.ssh.tunnel import ensure_own_ports
 
     async with reaching(choices, chosen, order) as reach, contextlib.AsyncExitStack() as opened:
         forwarding = Forwarding(reach)
@@ -225,7 +225,7 @@ class _Jupyter:
 
 
 async def _jupyter(choices: Choices, chosen: "Chosen", order: OrderId, port: int) -> None:
-    from deepbrain.cli.tunnel import ensure_own_ports
+    from deepbrain.cli.ssh.tunnel import ensure_own_ports
 
     async with reaching(choices, chosen, order) as reach, contextlib.AsyncExitStack() as opened:
         forwarding = Forwarding(reach)
@@ -274,7 +274,7 @@ async def _start_jupyter(
 
 async def _answers(execs: "Execs", port: int, running: _Jupyter) -> bool:
     """Whether somebody listens at the port before Jupyter ends or time is up."""
-    from deepbrain.cli.tunnel import dial
+    from deepbrain.cli.ssh.tunnel import dial
     from deepbrain.net.errors import ConnectionLost, NetError
 
     deadline = asyncio.get_running_loop().time() + START_SECONDS

@@ -9,8 +9,8 @@ import click
 from deepbrain import __version__
 from deepbrain.cli import quantity
 from deepbrain.cli.chain import Choices
-from deepbrain.cli.host import UNIT_NAME, Host, has_systemd
-from deepbrain.cli.hosting import running_jobs, served_version
+from deepbrain.cli.provider.host import UNIT_NAME, Host, has_systemd
+from deepbrain.cli.provider.hosting import running_jobs, served_version
 from deepbrain.pallets.machines import Machines, status_of
 from deepbrain.pallets.rent import Placed, Rent, Running
 from deepbrain.primitives.errors import DeepBrainError

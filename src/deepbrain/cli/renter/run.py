@@ -16,11 +16,11 @@ from deepbrain.primitives.units import Balance, MicroUsd, Seconds
 
 if TYPE_CHECKING:
     from deepbrain.cli.interrupts import Interrupts
-    from deepbrain.cli.journal import Run
     from deepbrain.cli.keys import Chosen
-    from deepbrain.cli.reach import Reach
-    from deepbrain.cli.rental import Deal, Package, Renter
-    from deepbrain.cli.wish import Wish
+    from deepbrain.cli.renter.journal import Run
+    from deepbrain.cli.renter.reach import Reach
+    from deepbrain.cli.renter.rental import Deal, Package, Renter
+    from deepbrain.cli.renter.wish import Wish
     from deepbrain.client import Client
     from deepbrain.client.workspace import Workspace
 
@@ -112,7 +112,7 @@ def run(
     Ctrl-C asks: stop or detach. Exit code: the job's; 125 refused or not started,
     124 term over, 137 out of memory, 123 machine lost.
     """
-    from deepbrain.cli.wish import Wish, parse_env
+    from deepbrain.cli.renter.wish import Wish, parse_env
     from deepbrain.pallets.machines import Network
 
     with _not_started():
@@ -160,9 +160,9 @@ async def _run(
     yes: bool,
 ) -> int:
     from deepbrain.cli.interrupts import Interrupts
-    from deepbrain.cli.journal import Run
-    from deepbrain.cli.reach import fresh_endpoint
-    from deepbrain.cli.rental import Renter, follow_to_the_end
+    from deepbrain.cli.renter.journal import Run
+    from deepbrain.cli.renter.reach import fresh_endpoint
+    from deepbrain.cli.renter.rental import Renter, follow_to_the_end
 
     async with contextlib.AsyncExitStack() as stack:
         with _not_started():
@@ -194,7 +194,7 @@ async def _start(
     """The running order; or the exit code, where somebody wished otherwise."""
     from deepbrain.cli.interrupts import Interrupted
     from deepbrain.cli.interrupts import Wish as Signal
-    from deepbrain.cli.rental import start_somewhere
+    from deepbrain.cli.renter.rental import start_somewhere
 
     with _not_started():
         try:
@@ -219,9 +219,9 @@ async def _agree(
     client: "Client", wish: "Wish", sent: "Workspace | None", chosen: "Chosen", *, yes: bool
 ) -> "Deal":
     """Choose machines, show the price and what is sent, ask once. Raises: UserError."""
-    from deepbrain.cli.market import read_market
-    from deepbrain.cli.rental import Deal, price_line
-    from deepbrain.cli.wish import candidates
+    from deepbrain.cli.renter.market import read_market
+    from deepbrain.cli.renter.rental import Deal, price_line
+    from deepbrain.cli.renter.wish import candidates
     from deepbrain.pallets.rent import Rent
 
     market = await read_market(client)
@@ -259,8 +259,8 @@ def _ask(chosen: "Chosen") -> None:
 
 def _package(wish: "Wish", sent: "Workspace | None", entry: "Run") -> "Package":
     """Everything that is sent, packed and hashed. Raises: WorkspaceError, UserError."""
-    from deepbrain.cli.rental import Package
-    from deepbrain.cli.wish import digest_of_file
+    from deepbrain.cli.renter.rental import Package
+    from deepbrain.cli.renter.wish import digest_of_file
     from deepbrain.client.workspace import pack
 
     packed = None

@@ -9,12 +9,12 @@ import click
 
 from deepbrain.cli.chain import Choices
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.gateway import Place, carry, reach_gateway
-from deepbrain.cli.sshkeys import PREFIX, ssh_files
+from deepbrain.cli.ssh.gateway import Place, carry, reach_gateway
+from deepbrain.cli.ssh.keys import PREFIX, ssh_files
 from deepbrain.primitives.ids import OrderId
 
 if TYPE_CHECKING:
-    from deepbrain.cli.gateway import Open
+    from deepbrain.cli.ssh.gateway import Open
 
 
 @click.command("ssh-proxy", hidden=True)
@@ -29,7 +29,7 @@ def ssh_proxy(host: str) -> None:
     chosen = choices.chosen()
 
     def prepare() -> "Open":
-        from deepbrain.cli.gateway import order_session
+        from deepbrain.cli.ssh.gateway import order_session
 
         pair = chosen.unlock()
         return lambda: order_session(choices, pair, order)

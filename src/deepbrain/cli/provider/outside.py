@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from deepbrain.cli.reach import fresh_endpoint
+from deepbrain.cli.renter.reach import fresh_endpoint
 from deepbrain.net import rendezvous
 from deepbrain.net.errors import NetError
 from deepbrain.net.rendezvous import Verdict

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.machine import Listing, address_record
+from deepbrain.cli.provider.machine import Listing, address_record
 from deepbrain.pallets.machines import (
     BondMessage,
     Hardware,

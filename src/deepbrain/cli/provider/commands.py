@@ -13,12 +13,12 @@ from deepbrain.cli.chain import Choices, block_on
 from deepbrain.cli.extras import ensure_installed
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.output import emit
-from deepbrain.cli.provide import DEFAULT_PORT
+from deepbrain.cli.provider.serving import DEFAULT_PORT
 from deepbrain.primitives.units import Balance, MicroUsd
 
 if TYPE_CHECKING:
-    from deepbrain.cli.host import Host
-    from deepbrain.cli.machine import Place
+    from deepbrain.cli.provider.host import Host
+    from deepbrain.cli.provider.machine import Place
 
 DEFAULT_METRICS: Final = "127.0.0.1:9464"
 
@@ -78,9 +78,9 @@ def install(
     Makes a system user, /etc/dbc, /var/lib/dbc and a systemd service; keys that are there already
     stay. At the end it names the file by which the stash's owner bonds the machine.
     """
-    from deepbrain.cli import hosting
-    from deepbrain.cli.host import DEFAULT_DATA, DEFAULT_USER, Host, installed
     from deepbrain.cli.keys import account_of
+    from deepbrain.cli.provider import hosting
+    from deepbrain.cli.provider.host import DEFAULT_DATA, DEFAULT_USER, Host, installed
     from deepbrain.provider.identity import AgentConfig
     from deepbrain.provider.inventory import dial_addresses, take_inventory
 
@@ -134,8 +134,8 @@ def set_(
     While units are rented the disk stays as it is: `dbc drain` first. Less of it is declared at once;
     more of it takes the stash's key: a new bond.json is written for it.
     """
-    from deepbrain.cli import hosting
-    from deepbrain.cli.host import expect_installed
+    from deepbrain.cli.provider import hosting
+    from deepbrain.cli.provider.host import expect_installed
     from deepbrain.provider.inventory import dial_addresses
 
     asked = (disk, bandwidth, addresses or None, metrics, image_cache, private_registries)
@@ -168,8 +168,8 @@ def bond(file: Path, price: MicroUsd, fund: Balance, replace_controller: bool, y
     Run it where the stash's key is: that key never has to be on the host. Run it again with another
     price, or with the host's new file, to bring the offer up to date.
     """
-    from deepbrain.cli import hosting
-    from deepbrain.cli.bonding import read_request
+    from deepbrain.cli.provider import hosting
+    from deepbrain.cli.provider.bonding import read_request
 
     choices = Choices.current()
     chosen, request = choices.chosen(), read_request(file)
@@ -187,8 +187,8 @@ def bond(file: Path, price: MicroUsd, fund: Balance, replace_controller: bool, y
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> int:
     """Say how the installed provider stands. Ends with 1 while it does not serve."""
-    from deepbrain.cli.host import expect_installed
-    from deepbrain.cli.standing import read_standing, show
+    from deepbrain.cli.provider.host import expect_installed
+    from deepbrain.cli.provider.standing import read_standing, show
 
     standing = block_on(read_standing(Choices.current(), expect_installed()))
     if as_json:
@@ -204,7 +204,7 @@ def status(as_json: bool) -> int:
 @click.option("--order", type=click.IntRange(0), help="Only lines about this order.")
 def logs(follow: bool, lines: int, order: int | None) -> NoReturn:
     """Show what helper and agent logged."""
-    from deepbrain.cli.host import UNIT_NAME, expect_installed, has_systemd
+    from deepbrain.cli.provider.host import UNIT_NAME, expect_installed, has_systemd
 
     expect_installed()
     if not has_systemd():
@@ -223,8 +223,8 @@ def run() -> NoReturn:
 
     Where there is no systemd, have whatever supervises your services run it as root.
     """
-    from deepbrain.cli.host import expect_installed
-    from deepbrain.cli.machine import closed_environment, mode_environment
+    from deepbrain.cli.provider.host import expect_installed
+    from deepbrain.cli.provider.machine import closed_environment, mode_environment
 
     host = expect_installed()
     place = host.place()
@@ -241,8 +241,8 @@ def upgrade() -> None:
 
     Install the release first (`pip install --upgrade`, or `git pull` in a checkout), then this.
     """
-    from deepbrain.cli import hosting
-    from deepbrain.cli.host import expect_installed
+    from deepbrain.cli.provider import hosting
+    from deepbrain.cli.provider.host import expect_installed
 
     block_on(hosting.upgrade(Choices.current(), expect_installed()))
 
@@ -258,10 +258,10 @@ def uninstall(purge: bool, dry_run: bool, yes: bool) -> None:
 
     The machine must have left the network: `dbc leave` with the stash's key.
     """
-    from deepbrain.cli import hosting
-    from deepbrain.cli.host import expect_installed
-    from deepbrain.cli.install import carry_out, removal_steps
-    from deepbrain.cli.machine import clear_now
+    from deepbrain.cli.provider import hosting
+    from deepbrain.cli.provider.host import expect_installed
+    from deepbrain.cli.provider.install import carry_out, removal_steps
+    from deepbrain.cli.provider.machine import clear_now
 
     host = expect_installed()
     place = host.place()
@@ -288,7 +288,7 @@ def run_command(host: "Host", place: "Place") -> list[str]:
 
 def _metrics_address(text: str | None) -> str | None:
     """Raises: UserError: it is no address."""
-    from deepbrain.cli.machine import address_record
+    from deepbrain.cli.provider.machine import address_record
 
     if text == "off":
         return ""

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from deepbrain.cli.market import short, ways_to
+from deepbrain.cli.renter.market import short, ways_to
 from deepbrain.net.access import Grant
 from deepbrain.net.endpoint import IrohEndpoint
 from deepbrain.net.errors import NetError, Unreachable

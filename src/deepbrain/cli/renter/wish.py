@@ -8,7 +8,7 @@ from typing import Final
 
 from deepbrain.cli import quantity
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.market import Market, Offered
+from deepbrain.cli.renter.market import Market, Offered
 from deepbrain.net.messages import Digest, ImageOffer
 from deepbrain.pallets.machines import Network
 from deepbrain.primitives.ids import AccountId

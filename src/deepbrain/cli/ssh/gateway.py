@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from deepbrain.cli.chain import Choices
 from deepbrain.cli.failure import UserError, explain
-from deepbrain.cli.sshkeys import SshFiles
+from deepbrain.cli.ssh.keys import SshFiles
 from deepbrain.primitives.ids import AccountId, OrderId
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Gateway:
     """Serves SSH over one session until nobody needs it."""
 
     def __init__(self, place: Place, listener: socket.socket, session: "Session") -> None:
-        from deepbrain.cli.execs import Execs
+        from deepbrain.cli.ssh.execs import Execs
 
         self._place = place
         self._listener = listener
@@ -269,7 +269,7 @@ class Gateway:
             log.error("a connection ended by a fault", exc_info=error)
 
     async def _serve(self, connection: socket.socket) -> None:
-        from deepbrain.cli.sshserver import serve_ssh
+        from deepbrain.cli.ssh.server import serve_ssh
 
         try:
             await asyncio.get_running_loop().sock_sendall(connection, b"+\n")
@@ -333,8 +333,8 @@ async def order_session(
     choices: Choices, pair: "Keypair", number: OrderId
 ) -> AsyncIterator["Session"]:
     """A session with the machine of one of our orders, which runs. Raises: UserError, NetError."""
-    from deepbrain.cli.orders import expect_order
-    from deepbrain.cli.reach import Reach, fresh_endpoint
+    from deepbrain.cli.renter.orders import expect_order
+    from deepbrain.cli.renter.reach import Reach, fresh_endpoint
     from deepbrain.pallets.rent import Placed
 
     # The client stays: when the connection breaks, or its proof has expired, it tells the way anew.

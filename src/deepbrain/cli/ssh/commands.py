@@ -9,9 +9,9 @@ import click
 
 from deepbrain.cli.chain import Choices
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.orders import ORDER, arguments
 from deepbrain.cli.output import say
-from deepbrain.cli.sshkeys import PREFIX, SshFiles, config_block, ssh_files, ssh_options
+from deepbrain.cli.renter.orders import ORDER, arguments
+from deepbrain.cli.ssh.keys import PREFIX, SshFiles, config_block, ssh_files, ssh_options
 from deepbrain.primitives.ids import OrderId
 
 _CONFIG: Final = "~/.ssh/config"

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, Final, Protocol
 
-from deepbrain.cli.execs import Execs
+from deepbrain.cli.ssh.execs import Execs
 from deepbrain.net.errors import MalformedMessage, NetError, StreamEnded
 from deepbrain.net.records import ERR
 from deepbrain.net.session import ExecStream, Session

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.machine import Place
+from deepbrain.cli.provider.machine import Place
 from deepbrain.client.keystore import decrypt
 from deepbrain.primitives.keys import Keypair
 from deepbrain.provider.record import replace_file

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepbrain.cli import ending, quantity
+from deepbrain.cli import quantity
 from deepbrain.cli.chain import Choices, block_on
-from deepbrain.cli.ending import bill_of, state_name
 from deepbrain.cli.failure import NOT_STARTED, UserError
-from deepbrain.cli.market import mode_name, read_market, short
 from deepbrain.cli.output import emit, say, table
+from deepbrain.cli.renter import ending
+from deepbrain.cli.renter.ending import bill_of, state_name
+from deepbrain.cli.renter.market import mode_name, read_market, short
 from deepbrain.pallets.machines import Isolation, Machines
 from deepbrain.pallets.rent import Ended, Order, OrderEnded, OrderExtended, Placed, Rent
 from deepbrain.pallets.timestamp import Timestamp
@@ -22,8 +23,8 @@ from deepbrain.primitives.units import Balance, Moment, Seconds
 
 if TYPE_CHECKING:
     from deepbrain.cli.keys import Chosen
-    from deepbrain.cli.reach import Reach
-    from deepbrain.cli.rental import Renter
+    from deepbrain.cli.renter.reach import Reach
+    from deepbrain.cli.renter.rental import Renter
     from deepbrain.client import At, Client
 
 
@@ -223,8 +224,8 @@ def _mode(isolation: Isolation | None) -> str | None:
 @contextlib.asynccontextmanager
 async def renting(choices: Choices, chosen: "Chosen") -> "AsyncIterator[Renter]":
     """Client, endpoint and unlocked key, for the time of a command."""
-    from deepbrain.cli.reach import fresh_endpoint
-    from deepbrain.cli.rental import Renter
+    from deepbrain.cli.renter.reach import fresh_endpoint
+    from deepbrain.cli.renter.rental import Renter
 
     async with choices.client() as client, fresh_endpoint() as endpoint:
         yield Renter(client, endpoint, chosen.unlock())
@@ -239,11 +240,11 @@ async def reaching(choices: Choices, chosen: "Chosen", number: OrderId) -> "Asyn
 
 
 async def _attach(choices: Choices, chosen: "Chosen", number: OrderId, into: Path) -> int:
-    from deepbrain.cli.deliver import NotStarted
-    from deepbrain.cli.follow import close_order, look_back
     from deepbrain.cli.interrupts import Interrupted, Interrupts
-    from deepbrain.cli.journal import find
-    from deepbrain.cli.rental import conclude, follow_to_the_end, resume
+    from deepbrain.cli.renter.deliver import NotStarted
+    from deepbrain.cli.renter.follow import close_order, look_back
+    from deepbrain.cli.renter.journal import find
+    from deepbrain.cli.renter.rental import conclude, follow_to_the_end, resume
 
     async with renting(choices, chosen) as renter:
         order = await expect_order(renter.client, number, chosen.account)
@@ -267,7 +268,7 @@ async def _attach(choices: Choices, chosen: "Chosen", number: OrderId, into: Pat
 
 
 async def _logs(choices: Choices, chosen: "Chosen", number: OrderId, *, follow: bool) -> None:
-    from deepbrain.cli.reach import closing
+    from deepbrain.cli.renter.reach import closing
     from deepbrain.cli.terminal import write_out
 
     async with reaching(choices, chosen, number) as reach:

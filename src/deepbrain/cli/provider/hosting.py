@@ -13,18 +13,19 @@ import click
 
 from deepbrain import __version__
 from deepbrain.cli import quantity
-from deepbrain.cli.bonding import BondRequest, make_request, read_request
 from deepbrain.cli.chain import Choices
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.host import UNIT_NAME, UNITS, Host, has_systemd
-from deepbrain.cli.install import (
+from deepbrain.cli.output import say
+from deepbrain.cli.provider.bonding import BondRequest, make_request, read_request
+from deepbrain.cli.provider.host import UNIT_NAME, UNITS, Host, has_systemd
+from deepbrain.cli.provider.install import (
     carry_out,
     prepare_steps,
     service_steps,
     settings_step,
     write_request,
 )
-from deepbrain.cli.machine import (
+from deepbrain.cli.provider.machine import (
     Listing,
     Place,
     address_record,
@@ -33,7 +34,6 @@ from deepbrain.cli.machine import (
     make_ready,
     wait_served,
 )
-from deepbrain.cli.output import say
 from deepbrain.pallets.machines import Hardware, Machines
 from deepbrain.primitives import ss58
 from deepbrain.primitives.ids import AccountId, MachineId
@@ -184,7 +184,7 @@ def running_jobs(place: Place) -> set[int]:
 
 async def served_version(place: Place, config: AgentConfig) -> str:
     """The release that answers at the machine's port; empty when none does."""
-    from deepbrain.cli.reach import fresh_endpoint
+    from deepbrain.cli.renter.reach import fresh_endpoint
     from deepbrain.net.errors import NetError
     from deepbrain.net.session import greet
 
@@ -258,8 +258,8 @@ async def _write_request(
 
 async def _declare(client: "Client", host: Host, listing: Listing) -> None:
     """Have the controller tell the chain what it may; say what takes the stash's key."""
-    from deepbrain.cli.host import unlock_controller
-    from deepbrain.cli.machine import Owners, edits_by_controller
+    from deepbrain.cli.provider.host import unlock_controller
+    from deepbrain.cli.provider.machine import Owners, edits_by_controller
 
     found = await client.at().get(Machines.machines, listing.id)
     if found is None:

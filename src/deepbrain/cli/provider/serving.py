@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from deepbrain.cli.keys import Chosen
-    from deepbrain.cli.machine import Listing, Owners, Place
+    from deepbrain.cli.provider.machine import Listing, Owners, Place
     from deepbrain.client import Client
     from deepbrain.provider.identity import AgentConfig
 
@@ -162,7 +162,7 @@ def drain(until: Seconds | None, data: Path | None, machine: str | None) -> None
     Then the machine may be switched off. Nobody's job is ended; Ctrl-C stops waiting, and the
     machine stays paused.
     """
-    from deepbrain.cli.drain import wait_drained
+    from deepbrain.cli.provider.drain import wait_drained
 
     block_on(wait_drained(Choices.current(), data, machine, until))
 
@@ -176,7 +176,7 @@ def earnings(as_json: bool, data: Path | None, machine: str | None) -> None:
 
     From the chain: what all its orders came to, those of the last day, and those that run.
     """
-    from deepbrain.cli.earned import read_earned, show_earned
+    from deepbrain.cli.provider.earned import read_earned, show_earned
 
     earned = block_on(read_earned(Choices.current(), data, machine))
     if as_json:
@@ -205,13 +205,13 @@ def leave(data: Path | None, machine: str | None, clear: bool, yes: bool) -> Non
     found, bond = block_on(_leave(choices, chosen, data, machine))
     say(f"machine {found.hex()[:12]} has left; {quantity.dbc(bond)} of bond are back")
     if clear:
-        from deepbrain.cli.machine import Place
+        from deepbrain.cli.provider.machine import Place
 
         block_on(_clear(Place.chosen(data)))
 
 
 def _place(data: Path | None) -> "Place":
-    from deepbrain.cli.machine import Place
+    from deepbrain.cli.provider.machine import Place
 
     return Place((data or home() / "machine").absolute())
 
@@ -232,8 +232,8 @@ async def _join(
 ) -> None:  # fmt: skip
     from dataclasses import replace
 
-    from deepbrain.cli import machine
     from deepbrain.cli.keys import named
+    from deepbrain.cli.provider import machine
     from deepbrain.provider.identity import AgentConfig, load_or_make_key
     from deepbrain.provider.inventory import dial_addresses, take_inventory
 
@@ -283,7 +283,7 @@ async def _relays(
 
     Raises: UserError: one that is given is no URL.
     """
-    from deepbrain.cli.outside import usable_relays
+    from deepbrain.cli.provider.outside import usable_relays
     from deepbrain.client.client import is_relay_url
     from deepbrain.provider.attach import MAX_RELAYS, serves
 
@@ -321,7 +321,7 @@ async def _owners(client: "Client", named: "Chosen | None", controller: Keypair)
     """Whose machine it is: that of the stash named, else of whom the controller acts for already."""
     from functools import cache
 
-    from deepbrain.cli.machine import Owners
+    from deepbrain.cli.provider.machine import Owners
     from deepbrain.pallets.machines import Machines
 
     if named is not None:
@@ -360,13 +360,13 @@ async def _serve(
     password: str | None, mode: str,
 ) -> None:  # fmt: skip
     """Run the agent until a signal comes, and say who can reach it."""
-    from deepbrain.cli.machine import (
+    from deepbrain.cli.provider.machine import (
         agent_program,
         closed_environment,
         passphrase_file,
         wait_served,
     )
-    from deepbrain.cli.outside import reach_sentences
+    from deepbrain.cli.provider.outside import reach_sentences
     from deepbrain.cli.supervise import Child, Post
     from deepbrain.provider.identity import save_config
 
@@ -406,7 +406,7 @@ async def _serve(
 
 
 async def _clear(place: "Place") -> None:
-    from deepbrain.cli import machine
+    from deepbrain.cli.provider import machine
 
     await machine.clear(place)
     say(f"nothing of its orders is left in {place.sandbox}")
@@ -414,8 +414,8 @@ async def _clear(place: "Place") -> None:
 
 async def machine_named(client: "Client", data: Path | None, machine: str | None) -> MachineId:
     """The machine named, else this one. Raises: UserError."""
-    from deepbrain.cli.machine import Place
-    from deepbrain.cli.market import read_market
+    from deepbrain.cli.provider.machine import Place
+    from deepbrain.cli.renter.market import read_market
     from deepbrain.provider.identity import load_or_make_key
 
     if machine is not None:
@@ -430,7 +430,7 @@ async def machine_named(client: "Client", data: Path | None, machine: str | None
 
 def choices_here(choices: Choices, data: Path | None) -> Choices:
     """With the node that the machine's own agent asks, where none is named."""
-    from deepbrain.cli.machine import Place
+    from deepbrain.cli.provider.machine import Place
     from deepbrain.provider.identity import AgentError
 
     if choices.node is not None:
@@ -446,7 +446,7 @@ def signer(choices: Choices) -> "Callable[[], Keypair]":
 
     Raises: UserError: there is none.
     """
-    from deepbrain.cli.host import installed, unlock_controller
+    from deepbrain.cli.provider.host import installed, unlock_controller
 
     host = installed() if choices.key is None else None
     return choices.chosen().unlock if host is None else lambda: unlock_controller(host)

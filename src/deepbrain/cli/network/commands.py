@@ -15,7 +15,7 @@ from deepbrain.cli.chain import block_on
 from deepbrain.cli.extras import ensure_installed
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.home import forget_network, home, write_json
-from deepbrain.cli.local import (
+from deepbrain.cli.network.local import (
     READY_SECONDS,
     Network,
     Place,
@@ -29,7 +29,7 @@ from deepbrain.cli.local import (
 from deepbrain.cli.output import emit, say, table
 
 if TYPE_CHECKING:
-    from deepbrain.cli.machine import Ready
+    from deepbrain.cli.provider.machine import Ready
     from deepbrain.client import Client
 
 RENTER: Final = "//Alice"
@@ -131,7 +131,7 @@ async def _down(place: Place) -> bool:
 
 async def _clear(place: Place) -> None:
     """Jobs of a network that is gone would run on until their latest end."""
-    from deepbrain.cli import machine
+    from deepbrain.cli.provider import machine
 
     for directory in sorted(place.path.glob("provider-*")):
         with contextlib.suppress(UserError):
@@ -199,7 +199,7 @@ async def _until(stopping: asyncio.Event, work: Any) -> None:
 async def _bring_up(
     running: Network, place: Place, providers: int, mode: str, port: int, image: Path | None
 ) -> None:
-    from deepbrain.cli import machine
+    from deepbrain.cli.provider import machine
 
     url = f"ws://127.0.0.1:{port}"
     places = [machine.Place(place.provider(number)) for number in range(1, providers + 1)]
@@ -246,7 +246,7 @@ async def _provider(
     controller_uri: str,
 ) -> dict[str, Any]:
     """List one machine and start its agent."""
-    from deepbrain.cli import machine
+    from deepbrain.cli.provider import machine
     from deepbrain.primitives.keys import Keypair
     from deepbrain.primitives.units import MicroUsd
     from deepbrain.provider.identity import AgentConfig, load_or_make_key, save_config

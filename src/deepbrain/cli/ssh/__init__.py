@@ -1,0 +1,1 @@
+"""A renter's own tools in a running order: SSH, ports, commands."""

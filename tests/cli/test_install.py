@@ -110,6 +110,18 @@ async def test_where_installing_again_fails_the_former_service_serves_on(systemd
     assert systemd.asked() == [f"stop {UNIT_NAME}"], "the last step starts the new one"
 
 
+async def test_a_former_service_that_does_not_start_again_is_told(
+    systemd: Systemd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    systemd.unit.write_text("a former one")
+    (systemd.unit.parent / "broken.service").write_text("a former one")
+    monkeypatch.setattr(hosting, "UNIT_NAME", "broken.service")
+    with pytest.raises(RuntimeError, match="no canary"):
+        async with hosting._service_stopped():
+            raise RuntimeError("no canary")
+    assert "does not start again" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="the files are root's")
 def test_the_controllers_files_are_roots_and_open_with_each_other(
     systemd: Systemd, tmp_path: Path

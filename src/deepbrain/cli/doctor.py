@@ -220,7 +220,7 @@ async def _standing(place: "Place", config: "AgentConfig", client: "Client") -> 
     """The controller's money, the listing, and whether the machine answers."""
     from deepbrain.pallets.machines import Machines, status_of
     from deepbrain.pallets.system import System
-    from deepbrain.provider.identity import controller_account, load_or_make_key
+    from deepbrain.provider.identity import controller_account
     from deepbrain.sandbox.checks import Finding
 
     account = await client.at().get(System.account, controller_account(config))
@@ -231,7 +231,7 @@ async def _standing(place: "Place", config: "AgentConfig", client: "Client") -> 
         f"has {quantity.dbc(free)} for its fees",
         "send it a few DBC with `dbc wallet send`",
     )
-    machine = MachineId(load_or_make_key(place.agent).public)
+    machine = place.machine_id
     listed = await client.at().get(Machines.machines, machine)
     if listed is None:
         hint = "run `dbc provider bond` where the stash's key is, or `dbc join`"

@@ -12,7 +12,7 @@ from deepbrain.cli import quantity
 from deepbrain.cli.chain import Choices, block_on
 from deepbrain.cli.extras import ensure_installed
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.output import emit
+from deepbrain.cli.output import emit, say
 from deepbrain.cli.provider.serving import DEFAULT_PORT
 from deepbrain.primitives.units import Balance, MicroUsd
 
@@ -251,12 +251,16 @@ def upgrade() -> None:
 @click.option(
     "--purge", is_flag=True, help="Also remove the keys of machine and controller, and the user."
 )
+@click.option(
+    "--force", is_flag=True, help="Though it is still bonded, or no node answers; keeps the keys."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def uninstall(purge: bool, dry_run: bool, yes: bool) -> None:
+def uninstall(purge: bool, force: bool, dry_run: bool, yes: bool) -> None:
     """Stop serving at boot and remove what was installed. Needs root.
 
-    The machine must have left the network: `dbc leave` with the stash's key.
+    The machine must have left the network: `dbc leave` with the stash's key. With --force it may do so
+    afterwards; its bond is held until then, and jobs that run here are lost.
     """
     from deepbrain.cli.provider import hosting
     from deepbrain.cli.provider.host import expect_installed
@@ -265,11 +269,19 @@ def uninstall(purge: bool, dry_run: bool, yes: bool) -> None:
 
     host = expect_installed()
     place = host.place()
-    block_on(hosting.ensure_left(Choices.current(), place))
+    if force and purge:
+        raise UserError("--force keeps the keys: purge when the machine has left the network")
+    if not force:
+        block_on(hosting.ensure_left(Choices.current(), place))
     if not (yes or dry_run):
         what = "with its keys" if purge else "and keep its keys"
         click.confirm(f"dbc: uninstall the provider of this host, {what}?", abort=True, err=True)
     carry_out(removal_steps(host, lambda: clear_now(place), purge=purge), dry_run=dry_run)
+    if force:
+        machine = place.machine_id.hex()[:12]
+        say(
+            f"if it is still bonded, get the bond back with the stash's key: dbc leave --machine {machine}"
+        )
 
 
 def run_command(host: "Host", place: "Place") -> list[str]:

@@ -156,7 +156,7 @@ async def upgrade(choices: Choices, host: Host) -> None:
     Records(place.agent).ensure_known()
     jobs = running_jobs(place)
     async with Choices(choices.node or config.chain, choices.key).client() as client:
-        machine = MachineId(load_or_make_key(place.agent).public)
+        machine = place.machine_id
         before = await served_version(place, config)
         if not has_systemd():
             raise UserError(
@@ -188,7 +188,7 @@ async def served_version(place: Place, config: AgentConfig) -> str:
     from deepbrain.net.errors import NetError
     from deepbrain.net.session import greet
 
-    machine = MachineId(load_or_make_key(place.agent).public)
+    machine = place.machine_id
     here = f"127.0.0.1:{config.port}"
     with contextlib.suppress(NetError):
         async with fresh_endpoint() as endpoint:
@@ -202,7 +202,7 @@ async def ensure_left(choices: Choices, place: Place) -> None:
         chain = place.load().chain
     except AgentError:
         return  # it was never set up to the end
-    machine = MachineId(load_or_make_key(place.agent).public)
+    machine = place.machine_id
     async with Choices(choices.node or chain, choices.key).client() as client:
         if await client.at().get(Machines.machines, machine) is not None:
             raise UserError(
@@ -231,7 +231,7 @@ async def _while_rented(
     client: "Client", place: Place, config: AgentConfig, hardware: Hardware
 ) -> tuple[AgentConfig, Hardware]:
     """While units are rented, their shares stay what they were, and with them what was declared."""
-    at, machine = client.at(), MachineId(load_or_make_key(place.agent).public)
+    at, machine = client.at(), place.machine_id
     found = await at.get(Machines.machines, machine)
     if found is None or not await at.get(Machines.rented, machine):
         return config, hardware
@@ -309,8 +309,8 @@ async def _service_stopped() -> AsyncIterator[None]:
     try:
         yield
     except BaseException:
-        if runs:
-            _systemctl("start", UNIT_NAME)
+        if runs and (started := _systemctl("start", UNIT_NAME)).returncode:
+            say(f"the service does not start again; see `dbc provider logs`: {started.stderr}")
         raise
 
 

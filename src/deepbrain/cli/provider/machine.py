@@ -35,7 +35,13 @@ from deepbrain.primitives.ids import AccountId, MachineId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import U16, U32, MicroUsd
 from deepbrain.provider.gpus import SeenGpu
-from deepbrain.provider.identity import AgentConfig, AgentError, Capacity, load_config
+from deepbrain.provider.identity import (
+    AgentConfig,
+    AgentError,
+    Capacity,
+    load_config,
+    load_or_make_key,
+)
 from deepbrain.provider.inventory import Inventory
 from deepbrain.sandbox.programs import get_programs
 
@@ -73,6 +79,11 @@ class Place:
     @property
     def agent(self) -> Path:
         return self.sandbox / "agent"
+
+    @property
+    def machine_id(self) -> MachineId:
+        """Of the machine that serves here; its key is made where there is none yet."""
+        return MachineId(load_or_make_key(self.agent).public)
 
     def load(self) -> AgentConfig:
         """Raises: AgentError: there is no provider here, or its settings are damaged."""

@@ -416,7 +416,6 @@ async def machine_named(client: "Client", data: Path | None, machine: str | None
     """The machine named, else this one. Raises: UserError."""
     from deepbrain.cli.provider.machine import Place
     from deepbrain.cli.renter.market import read_market
-    from deepbrain.provider.identity import load_or_make_key
 
     if machine is not None:
         return (await read_market(client)).expect(machine).id
@@ -425,7 +424,7 @@ async def machine_named(client: "Client", data: Path | None, machine: str | None
         raise UserError(
             f"there is no machine in {place.sandbox}; name one with --machine or --data"
         )
-    return MachineId(load_or_make_key(place.agent).public)
+    return place.machine_id
 
 
 def choices_here(choices: Choices, data: Path | None) -> Choices:

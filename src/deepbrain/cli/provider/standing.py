@@ -17,7 +17,7 @@ from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.ids import MachineId
 from deepbrain.primitives.units import U16
 from deepbrain.provider.disk import DiskBudget
-from deepbrain.provider.identity import AgentConfig, controller_account, load_or_make_key
+from deepbrain.provider.identity import AgentConfig, controller_account
 
 if TYPE_CHECKING:
     from deepbrain.client import Client
@@ -58,7 +58,7 @@ async def read_standing(choices: Choices, host: Host) -> Standing:
     """Raises: UserError, AgentError: nothing is set up here."""
     place = host.place()
     config = place.load()
-    machine = MachineId(load_or_make_key(place.agent).public)
+    machine = place.machine_id
     disk = DiskBudget.of(config.capacity).look(place.sandbox)
     standing = Standing(
         machine=machine.hex(),

@@ -52,6 +52,7 @@ def net(request: pytest.FixtureRequest) -> Network:
     return found
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All that share networks run in one worker, so that each is started once."""
     ours = [item for item in items if item.path.parent.name == "e2e"]

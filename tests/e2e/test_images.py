@@ -91,13 +91,13 @@ def test_its_user_its_files_and_the_workspace(as_root: Network, registry: int) -
     assert done.out == "1234\n/home/app\nown"
     workspace = as_root.workspace("sent", {"given.txt": "given"})
     script = "id -u; pwd; echo $HOME; cat given.txt && echo more >> given.txt && echo x > made.txt"
-    done = as_root.dbc("run", "-y", "--for", "2m", "--workspace", str(workspace), "--into", "back",
+    done = as_root.dbc("run", "-y", "--for", "2m", "--workspace", str(workspace), "--into", "of-images",
                        "--image", image, "--", "sh", "-c", script)  # fmt: skip
     assert done.code == 0, done.err
     assert done.out == "1234\n/workspace\n/home/app\ngiven"
     order = as_root.orders()[-1]["order"]
-    assert (as_root.base / "back" / str(order) / "made.txt").read_text() == "x\n"
-    assert (as_root.base / "back" / str(order) / "given.txt").read_text() == "givenmore\n"
+    assert (as_root.base / "of-images" / str(order) / "made.txt").read_text() == "x\n"
+    assert (as_root.base / "of-images" / str(order) / "given.txt").read_text() == "givenmore\n"
 
 
 def test_what_runs_beside_the_job_is_the_same_user(as_root: Network, registry: int) -> None:

@@ -89,7 +89,7 @@ def test_its_user_its_files_and_the_workspace(as_root: Network, registry: int) -
     done = run(as_root, image)
     assert done.code == 0, done.err
     assert done.out == "1234\n/home/app\nown"
-    workspace = as_root.workspace("sent", {"given.txt": "given"})
+    workspace = as_root.workspace("given", {"given.txt": "given"})
     script = "id -u; pwd; echo $HOME; cat given.txt && echo more >> given.txt && echo x > made.txt"
     done = as_root.dbc("run", "-y", "--for", "2m", "--workspace", str(workspace), "--into", "of-images",
                        "--image", image, "--", "sh", "-c", script)  # fmt: skip

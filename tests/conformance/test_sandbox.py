@@ -1,8 +1,8 @@
 """One suite for every sandbox: in memory, plain processes, gVisor rootless and as root.
 
 Which run is said by DBC_CONFORMANCE (names by comma). Without it: the fake one, and what this process
-may try. The last tests start the suite again as an ordinary user, and as the unprivileged agent of a
-root helper. Nothing is skipped when REQUIRE_GVISOR is set.
+may try; `test_sandbox_as_others` starts the suite again as an ordinary user, and as the unprivileged agent
+of a root helper. Nothing is skipped when REQUIRE_GVISOR is set.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ import io
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +21,6 @@ from typing import TypeVar
 import pytest
 from tests.sandbox.registries import Made, base_layer, layer
 
-from deepbrain.provider.confine import confined, program_trees
 from deepbrain.sandbox.baseimage import build
 from deepbrain.sandbox.directory import TenantDirectory
 from deepbrain.sandbox.fake import FakeProcess, FakeSandbox
@@ -1033,77 +1031,3 @@ async def test_destroy_while_running(setup: Setup, box: Sandbox) -> None:
     assert await asyncio.wait_for(session.wait(), 20) != 0
     await session.close()
     assert await box.list() == []
-
-
-# -- the same as others
-
-
-@pytest.mark.gvisor
-@pytest.mark.root
-@pytest.mark.timeout(240)
-@pytest.mark.skipif(bool(os.environ.get("DBC_CONFORMANCE")), reason="this is the inner run")
-def test_as_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
-    if not AS_ROOT:
-        pytest.skip("this run is one already")
-    place = tmp_path_factory.mktemp("ordinary")
-    os.chown(place, ORDINARY_UID, ORDINARY_UID)
-    env = inner_environment("gvisor-own,process", place)
-    enter = confined(ORDINARY_UID, ORDINARY_UID, (*program_trees(), *reachable(), place))
-    done = subprocess.run(
-        inner_pytest(place), env=env, preexec_fn=enter, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
-
-
-@pytest.mark.gvisor
-@pytest.mark.root
-@pytest.mark.timeout(240)
-@pytest.mark.skipif(bool(os.environ.get("DBC_CONFORMANCE")), reason="this is the inner run")
-def test_as_the_agent_of_a_root_helper(tmp_path_factory: pytest.TempPathFactory) -> None:
-    if not AS_ROOT:
-        refuse("the helper needs root")
-    place = tmp_path_factory.mktemp("agent")  # closed to the agent, but for what it is let reach
-    os.chown(place, ORDINARY_UID, ORDINARY_UID)
-    data = tmp_path_factory.mktemp("helper")
-    data.chmod(0o755)
-    env = inner_environment("helper", place) | {"DBC_HELPER_DATA": str(data), FORCE: "gvisor"}
-    helper = [sys.executable, "-m", "deepbrain.provider.helper", "--once"]
-    for path in (place, *reachable()):
-        helper += ["--reach", str(path)]
-    helper += ["--data", str(data), "--uid", str(ORDINARY_UID), "--", *inner_pytest(place)]
-    done = subprocess.run(helper, env=env, capture_output=True, text=True, check=False)
-    left = {**mounts_below(data)}
-    unmount_below(data)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
-    assert left == {}
-    assert leftovers(data) == []
-
-
-def reachable() -> tuple[Path, ...]:
-    programs = Programs.find()
-    return (
-        Path(__file__).parents[2],
-        *(path.parent for path in (programs.runsc, programs.tool) if path),
-    )
-
-
-def inner_environment(kinds: str, place: Path) -> dict[str, str]:
-    programs = Programs.find()
-    return {
-        **{key: value for key, value in os.environ.items() if not key.startswith("PYTEST")},
-        "DBC_CONFORMANCE": kinds,
-        "DBC_RUNSC": str(programs.runsc),
-        "DBC_TOOL": str(programs.tool),
-        "HOME": str(place),
-        "TMPDIR": str(place),
-    }
-
-
-def inner_pytest(place: Path) -> list[str]:
-    root = Path(__file__).parents[2]
-    return [
-        sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist",
-        f"--rootdir={root}", "-c", str(root / "pyproject.toml"), f"--basetemp={place}/t", __file__,
-    ]  # fmt: skip

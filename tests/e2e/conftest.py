@@ -13,6 +13,8 @@ from tests.e2e.network import (
     network,
     require,
 )
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 
 def _serving(variant: Variant, providers: int) -> Iterator[Network]:
@@ -52,15 +54,32 @@ def net(request: pytest.FixtureRequest) -> Network:
     return found
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
+SHARING = {
+    f"tests/e2e/test_{name}.py"
+    for name in ("bad_input", "images", "join", "main_job", "orders", "ssh")
+}
+"""Files whose tests run on the shared networks."""
+
+
+class SharingNetworks(LoadFileScheduling):
+    """A file's tests in one worker, and in one all that share networks: each is started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "shared networks" if file in SHARING else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharingNetworks:
+    return SharingNetworks(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All that share networks run in one worker, so that each is started once."""
-    ours = [item for item in items if item.path.parent.name == "e2e"]
-    sharing = {item.path for item in ours if SHARED & set(getattr(item, "fixturenames", ()))}
-    for item in ours:
+    for item in items:
+        if item.path.parent.name != "e2e":
+            continue
         item.add_marker(pytest.mark.e2e)
-        group = "shared networks" if item.path in sharing else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+        if SHARED & set(getattr(item, "fixturenames", ())):
+            assert item.nodeid.partition("::")[0] in SHARING, "name its file in `SHARING`"
         if not any(item.iter_markers("timeout")):
             item.add_marker(pytest.mark.timeout(120))
 

@@ -3,11 +3,9 @@
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "hostile":
             item.add_marker(pytest.mark.e2e)
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
             if not any(item.iter_markers("timeout")):
                 item.add_marker(pytest.mark.timeout(120))

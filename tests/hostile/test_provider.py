@@ -82,7 +82,7 @@ async def test_a_machines_words_are_shown_as_words(
     market: Market, tmp_path: Path, capsys, monkeypatch, name: str, checked: bool
 ) -> None:
     """They stand in the sentence that says why another machine is tried."""
-    monkeypatch.setattr(deliver, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(deliver, "PATIENCE_SECONDS", 4.0)
     if not checked:
         monkeypatch.setattr(output, "printable", lambda text: text)
     await liar(market, *WORDS[name])

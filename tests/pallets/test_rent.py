@@ -199,6 +199,17 @@ def test_an_extension_at_the_same_price_needs_no_segment(started):
     assert order_of(chain, order).term() == 300
 
 
+def test_a_pause_stops_no_extension(started):
+    chain, order = started
+    chain.do(BOB, Machines.pause.make(machine=MACHINE))
+    extension = Rent.extend.make(order=order, seconds=Seconds(100), max_total=Balance(100 * SECOND))
+    chain.do(ALICE, extension)
+    chain.advance(150)
+    assert not isinstance(order_of(chain, order).status, Ended)
+    chain.advance(55)
+    assert ended(chain, order).bill.used == 200
+
+
 def test_only_so_many_prices_fit_an_order(started):
     chain, order = started
     for price in range(1, rent.MAX_SEGMENTS + 1):

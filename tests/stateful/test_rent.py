@@ -60,7 +60,7 @@ class RentMachine(RuleBasedStateMachine):
     def start(self):
         self.chain = LocalChain(load_spec(Rent={"keep_ended": KEEP, "min_term": 5}))
         self.chain.bond(gpus=UNITS)
-        self.version, self.price, self.rate = 0, 3_600_000, 1000
+        self.version, self.price, self.rate, self.paused = 0, 3_600_000, 1000, False
         self.orders: dict[int, ModelOrder] = {}
         self.paid = self.burned = 0
         self.issuance = self.total()
@@ -120,7 +120,7 @@ class RentMachine(RuleBasedStateMachine):
         done = self.make(renter, call)
         rented = sum(order.units for order in self.orders.values() if order.is_open())
         possible = units >= 1 and seconds >= 5 and window >= 5 and rented + units <= UNITS
-        assert done == possible
+        assert done == (possible and not self.paused)
         if done:
             self.orders[order_id] = ModelOrder(
                 renter, units, [(seconds, self.price, self.rate)], self.clock() + window
@@ -181,6 +181,13 @@ class RentMachine(RuleBasedStateMachine):
     def reprice(self, price):
         assert self.make(BOB, Machines.set_price.make(machine=MACHINE, price=MicroUsd(price)))
         self.version, self.price = self.version + 1, price
+
+    @rule(paused=st.booleans())
+    def pause(self, paused):
+        """It stops new orders, and nothing else: what runs may be extended."""
+        call = Machines.pause if paused else Machines.resume
+        assert self.make(BOB, call.make(machine=MACHINE))
+        self.version, self.paused = self.version + 1, paused
 
     @rule(rate=st.sampled_from([1, 7, 1000, 2500]))
     def requote(self, rate):

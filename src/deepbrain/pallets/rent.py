@@ -436,13 +436,15 @@ class Rent(Pallet, index=30):
 
     @call(2, reads=9, writes=4)
     def extend(self, renter: Signed, order: OrderId, seconds: Seconds, max_total: Balance) -> None:
-        """Buy `seconds` more at today's price, holding at most `max_total` more. Cost: O(1)."""
+        """Buy `seconds` more at today's price, holding at most `max_total` more.
+
+        A pause is no bar: it stops new orders, and a job that runs is not cut off by it. Cost: O(1).
+        """
         found = self._open(order)
         ensure(renter == found.renter, NotRenter)
         ensure(seconds >= self.min_term and found.term() + seconds <= self.max_term, BadTerm)
         ensure(self.clock.service() < found.due(self.keep_ended), AlreadyEnded)
         offer = self.offers.offer(found.machine)
-        ensure(offer.open, MachineUnavailable)
         segments = _joined(found.segments, self._segment(offer, seconds))
         ensure(len(segments) <= MAX_SEGMENTS, TooManySegments)
         extended = found.but(segments=segments)

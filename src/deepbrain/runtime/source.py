@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x68a7365952f75acaac4a9e59570174de87d04da7c3c98dd7bae0c9a4f56cd9ae")
+SOURCE: Final = Hash.from_hex("0xc8a6aaf99bfc19d2f1ce8849c132ed34100576fa450b6d1072d0823facadbfd5")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

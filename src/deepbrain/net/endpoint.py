@@ -109,6 +109,10 @@ class IrohConnection:
         direct = [path.remote_addr for path in paths if path.is_ip and path.is_selected]
         return str(direct[0]) if direct else ""
 
+    @property
+    def round_trip(self) -> float:
+        return float(self._connection.rtt() or 0) / 1000
+
     async def open(self) -> Stream:
         return Stream(IrohStream(await _net(self._connection.open_bi())))
 

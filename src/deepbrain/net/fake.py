@@ -30,6 +30,10 @@ class FakeNetwork:
     def __init__(self) -> None:
         self._listening: dict[str, FakeEndpoint] = {}
         self._hosts = IPv4Network("10.0.0.0/8").hosts()
+        self.round_trip = 0.0
+        """Seconds that new connections say a round trip takes; nothing takes longer for it."""
+        self.is_relayed = False
+        """Whether new connections say that a relay is between."""
 
     async def bind(self, seed: bytes) -> "FakeEndpoint":
         """An endpoint on a host of its own, whose key follows from `seed` (it is not an ed25519 key)."""
@@ -47,7 +51,7 @@ class FakeNetwork:
 
 class FakeEndpoint:
     def __init__(self, network: FakeNetwork, seed: bytes, address: str) -> None:
-        self._network = network
+        self.network = network
         self._key = TransportKey(sha256(seed).digest())
         self._address = address
         self._knocks: asyncio.Queue[FakeIncoming | None] = asyncio.Queue()
@@ -71,7 +75,7 @@ class FakeEndpoint:
         *,
         protocol: bytes = ALPN,
     ) -> "FakeConnection":
-        target = self._network.find(peer, addresses)
+        target = self.network.find(peer, addresses)
         if target is None:
             raise Unreachable("no answer from " + (", ".join(addresses) or "anywhere"))
         knock = FakeIncoming(self, target)
@@ -96,7 +100,7 @@ class FakeEndpoint:
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._network.remove(self)
+            self.network.remove(self)
             self._knocks.put_nowait(None)
             for connection in self.connections:
                 connection.close()
@@ -142,6 +146,8 @@ class FakeConnection:
         self._clean = False
         self._pipes: list[_Pipe] = []
         self.peer: FakeConnection
+        self.round_trip = remote.network.round_trip
+        self.is_relayed = remote.network.is_relayed
 
     @property
     def remote(self) -> TransportKey:
@@ -153,7 +159,7 @@ class FakeConnection:
 
     @property
     def direct_address(self) -> str:
-        return self._remote_address
+        return "" if self.is_relayed else self._remote_address
 
     async def open(self) -> Stream:
         while self._live >= self._may_open and not self._closed.is_set():

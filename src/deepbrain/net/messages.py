@@ -17,6 +17,8 @@ that *finishes* is complete, one that is *reset* failed on the way.
     Stop                   → Done
     Begin(name)            a request that outlives this connection follows, in records (`lasting.py`)
     Again(name, received)  → Resumed(received), and its records go on
+    Stripe(name)           → Done; a request for bulk follows, in pieces (`striped.py`)
+    Lane(name)             → Done; pieces of the same over one connection more
 
 Instead of any reply there may be `Refused`. Indices are append-only.
 """
@@ -64,7 +66,7 @@ class Salt(FixedBytes, size=32):
 
 
 class StreamName(FixedBytes, size=16):
-    """Random bytes that only both ends of a lasting stream know."""
+    """Random bytes that only both ends of a lasting or a striped stream know."""
 
     __slots__ = ()
 
@@ -119,6 +121,8 @@ class Scope(Enum):
     """Exec."""
     FILES = 8
     """Copy in and out."""
+    LANE = 16
+    """Nothing but to carry pieces of a stream that was begun with one of the above."""
 
 
 ALL_SCOPES: Final = U8(15)
@@ -283,6 +287,18 @@ class Again(Request, index=17):
     name: StreamName
     received: U64
     """Bytes (and the end) of it that have come here: what need not be sent again."""
+
+
+class Stripe(Request, index=18):
+    """What follows on this stream may travel over several connections; this one is its first lane."""
+
+    name: StreamName
+
+
+class Lane(Request, index=19):
+    """This stream is one lane more of the stream of that name."""
+
+    name: StreamName
 
 
 class Reply(TaggedUnion):

@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -35,6 +35,7 @@ from deepbrain.net.errors import (
     StreamEnded,
 )
 from deepbrain.net.frames import expect_reply, request_bytes
+from deepbrain.net.lanes import LARGE_BYTES, Lanes
 from deepbrain.net.lasting import Lasting
 from deepbrain.net.messages import (
     Access,
@@ -59,6 +60,7 @@ from deepbrain.net.messages import (
     PutManifest,
     Request,
     Resumed,
+    Scope,
     State,
     Status,
     Stop,
@@ -91,7 +93,7 @@ from deepbrain.net.transport import (
 from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.ids import MachineId
 from deepbrain.primitives.keys import Keypair
-from deepbrain.primitives.units import U16, U64
+from deepbrain.primitives.units import U8, U16, U64
 
 ANSWER_SECONDS: Final = 10.0
 """How long a machine may take to greet or to accept a proof."""
@@ -221,13 +223,19 @@ class _Opened:
 class Session:
     """One authenticated connection, made anew when a lasting stream needs it; `Session.open` makes one."""
 
-    def __init__(self, opened: _Opened, reopen: Callable[[], Awaitable[_Opened]]) -> None:
+    def __init__(
+        self,
+        opened: _Opened,
+        reopen: Callable[[], Awaitable[_Opened]],
+        open_lane: Callable[[], Awaitable[Connection]],
+    ) -> None:
         self._connection = opened.connection
         self.greeting = opened.greeting
         """What the machine says of itself: version, isolation mode, images."""
         self.granted = opened.granted
         """Scopes and last block the machine has accepted."""
         self._reopen = reopen
+        self._lanes = Lanes(open_lane)
         self._mending = asyncio.Lock()
         self._streams: WeakSet[Stream] = WeakSet()
         self._carriers: set[asyncio.Task[None]] = set()
@@ -251,13 +259,19 @@ class Session:
         Raises: Unreachable: nobody with that id answers within `timeout` seconds; Refused: the
         machine does not know the order (yet) or does not accept the proof; NetError.
         """
-        first = Way(addresses, grant)
+        way = Way(addresses, grant)
 
         async def reopen() -> _Opened:
-            way = first if again is None else await again()
+            nonlocal way
+            way = way if again is None else await again()
             return await _open(endpoint, way, renter, timeout)
 
-        return cls(await _open(endpoint, first, renter, timeout), reopen)
+        async def open_lane() -> Connection:
+            only = replace(way.grant, scopes=U8(Scope.LANE.value))
+            opened = await _open(endpoint, replace(way, grant=only), renter, timeout)
+            return opened.connection
+
+        return cls(await _open(endpoint, way, renter, timeout), reopen, open_lane)
 
     @property
     def is_direct(self) -> bool:
@@ -287,7 +301,8 @@ class Session:
         OSError: the file cannot be read.
         """
         size = (await asyncio.to_thread(path.stat)).st_size
-        async with await self._ask(PutBlob(sha256=sha256, size=U64(size))) as stream:
+        ask = PutBlob(sha256=sha256, size=U64(size))
+        async with await (self._ask_bulk(ask) if size > LARGE_BYTES else self._ask(ask)) as stream:
             have = await expect_reply(stream, Have)
             if have.offset > size:
                 raise MalformedMessage("the machine has more of the file than there is")
@@ -352,14 +367,14 @@ class Session:
         came before is incomplete.
         """
         request = CopyOut(paths=tuple(paths), changed_only=changed_only)
-        async with await self._ask(request) as stream:
+        async with await self._ask_bulk(request) as stream:
             await expect_reply(stream, Done)
             while chunk := await stream.read_some():
                 yield chunk
 
     async def copy_in(self, chunks: AsyncIterator[bytes], dest: str = ".") -> None:
         """Unpack a tar below `dest` (relative to `/workspace`) of the running job."""
-        async with await self._ask(CopyIn(dest=dest)) as stream:
+        async with await self._ask_bulk(CopyIn(dest=dest)) as stream:
             await expect_reply(stream, Done)
             async for chunk in chunks:
                 await stream.write(chunk)
@@ -387,6 +402,7 @@ class Session:
         self._beat.cancel()
         for carrier in self._carriers:
             carrier.cancel()
+        self._lanes.close()
         self._connection.close()
 
     async def __aenter__(self) -> Self:
@@ -406,8 +422,11 @@ class Session:
             while True:
                 await asyncio.sleep(BEAT_SECONDS)
                 await self._hear()
-        except (NetError, TimeoutError):
+        except NetError:
+            connection.close(CLOSED_BROKEN, "it is broken")
+        except TimeoutError:
             connection.close(CLOSED_BROKEN, "the machine is silent")
+            self._lanes.cut(CLOSED_BROKEN, "the machine is silent")
 
     async def _hear(self) -> None:
         """Raises: TimeoutError: no answer in time, nor a byte of anything else; NetError."""
@@ -430,6 +449,17 @@ class Session:
         stream = await connection.open()
         self._streams.add(stream)
         return await _begun(stream, request)
+
+    async def _ask_bulk(self, request: Request) -> Stream:
+        """A request whose bytes travel over several connections, where that is faster."""
+        connection = self._connection
+        if self._lanes.deserves(connection):
+            first = await connection.open()
+            self._streams.add(first)
+            stream = await self._lanes.ask(connection, first, request)
+            if stream is not None:
+                return stream
+        return await self._ask_over(connection, request)
 
     async def _ask_lasting(self, request: Request) -> Stream:
         """A request whose stream goes on when the connection breaks."""

@@ -54,6 +54,11 @@ class Connection(Protocol):
         """`ip:port` of the other side where packets go straight to it; empty while a relay is between."""
         ...
 
+    @property
+    def round_trip(self) -> float:
+        """Seconds to the other side and back, as measured lately; 0 while unknown."""
+        ...
+
     async def open(self) -> Stream:
         """A new stream. Waits while the other side allows no more. Raises: ConnectionLost."""
         ...

@@ -21,6 +21,7 @@ from deepbrain.net.messages import (
     Greeting,
     Hello,
     Refusal,
+    Scope,
 )
 from deepbrain.net.stream import Stream
 from deepbrain.net.transport import Connection
@@ -49,6 +50,11 @@ class Visit:
     @property
     def order(self) -> int:
         return int(self.proof.order)
+
+    @property
+    def is_lane(self) -> bool:
+        """Whether it may do nothing but carry pieces of what was begun over another."""
+        return int(self.proof.scopes) == int(Scope.LANE.value)
 
 
 @dataclass(frozen=True, slots=True)

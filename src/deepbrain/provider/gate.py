@@ -2,8 +2,8 @@
 
 Nobody gets anything for nothing: before its proof is checked a connection has 5 s, one stream and
 4 KiB, and only 64 such connections exist at once, few of them from one address (`doorstep.py`). Behind
-it an order has 4 connections, 64 streams and 100 requests a second. A connection ends when its proof
-runs out. Nothing is buffered without bound: a slow reader stalls its own stream and nothing else.
+it an order has 4 connections, 8 more that carry lanes of bulk and nothing else, 64 streams and 100 requests
+a second. A connection ends when its proof runs out. Nothing is buffered without bound: a slow reader stalls its own stream and nothing else.
 """
 
 import asyncio
@@ -20,7 +20,17 @@ from deepbrain.net.errors import (
     Refused,
 )
 from deepbrain.net.frames import read_request, reply_bytes
-from deepbrain.net.messages import Again, Begin, Request, Resumed
+from deepbrain.net.messages import (
+    Again,
+    Begin,
+    CopyIn,
+    CopyOut,
+    Lane,
+    PutBlob,
+    Request,
+    Resumed,
+    Stripe,
+)
 from deepbrain.net.stream import Stream
 from deepbrain.net.transport import CLOSED_BROKEN, CLOSED_REFUSED, Connection, Endpoint, Incoming
 from deepbrain.primitives.units import U64
@@ -30,12 +40,15 @@ from deepbrain.provider.doorstep import Doorstep
 from deepbrain.provider.enduring import Enduring
 from deepbrain.provider.metrics import Tally
 from deepbrain.provider.pace import Pace
+from deepbrain.provider.stripes import Stripes
 from deepbrain.sandbox.sandbox import SandboxError
 
 log = logging.getLogger(__name__)
 
 UNPROVEN_SECONDS: Final = 5.0
 CONNECTIONS_PER_ORDER: Final = 4
+LANES_PER_ORDER: Final = 8
+"""Connections that carry lanes of bulk, beside those."""
 STREAMS_PER_ORDER: Final = 64
 LINGER_SECONDS: Final = 1.0
 """How long a refused connection stays open, so that the refusal arrives; it keeps its place so long."""
@@ -64,6 +77,7 @@ class Gate:
         self._doorstep = Doorstep()
         self._visits: dict[int, list[Visit]] = {}
         self._enduring = enduring or Enduring()
+        self._stripes = Stripes()
         self._group: asyncio.TaskGroup | None = None
         self._paces: dict[int, Pace] = {}
         self._open: set[Stream] = set()
@@ -142,7 +156,7 @@ class Gate:
         """
         visits = self._visits.setdefault(visit.order, [])
         self._paces.setdefault(visit.order, Pace())
-        self._make_place(visits)
+        self._make_place(visits, visit.is_lane)
         visits.append(visit)
         self._tally.connections += 1
         log.info(
@@ -161,12 +175,13 @@ class Gate:
             visit.next_stream.cancel()
             self._leave(visit)
 
-    def _make_place(self, visits: list[Visit]) -> None:
+    def _make_place(self, visits: list[Visit], for_lane: bool) -> None:
         """The fifth connection takes the place of an idle one (it may be dead), else of the oldest:
-        the newest is the one somebody is waiting at.
+        the newest is the one somebody is waiting at. Those for lanes have places of their own.
         """
-        if len(visits) >= CONNECTIONS_PER_ORDER:
-            idle = next((visit for visit in visits if not visit.streams), visits[0])
+        alike = [visit for visit in visits if visit.is_lane == for_lane]
+        if len(alike) >= (LANES_PER_ORDER if for_lane else CONNECTIONS_PER_ORDER):
+            idle = next((visit for visit in alike if not visit.streams), alike[0])
             visits.remove(idle)
             idle.connection.close(CLOSED_REFUSED, "a newer connection took its place")
 
@@ -226,8 +241,22 @@ class Gate:
                 lasting = self._enduring.find(visit, name)
                 await stream.write(reply_bytes(Resumed(received=U64(lasting.received))))
                 await self._enduring.carry(visit, name, stream, int(received))
+            case Stripe(name=name):
+                striped = self._stripes.begin(visit, name)
+                self._outlive(self._answer_or_refuse(visit, Stream(striped), self._answer_bulk))
+                await self._stripes.carry(visit, name, stream)
+            case Lane(name=name):
+                self._stripes.find(visit, name)
+                await self._stripes.carry(visit, name, stream)
             case _:
                 await self._serve(visit, request, stream)
+
+    async def _answer_bulk(self, visit: Visit, stream: Stream) -> None:
+        """A request whose bytes travel over several connections, for as long as one of them is left."""
+        request = await _request(stream)
+        if not isinstance(request, PutBlob | CopyOut | CopyIn):
+            raise MalformedMessage("only bulk goes over several connections")
+        await self._serve(visit, request, stream)
 
     async def _answer_lasting(self, visit: Visit, stream: Stream) -> None:
         """A request that goes on when its connection breaks; it cannot be one for another such."""

@@ -1,6 +1,6 @@
 """Measure everything in one run; write `build/bench.json` and the table of `docs/benchmarks.md`.
 
-    python -m bench [PART ...]      parts: chain, renting, relay, tools, command
+    python -m bench [PART ...]      parts: chain, renting, far, relay, tools, command
 
 A part that is not named keeps its last figures, and the page says when each was measured.
 """
@@ -52,6 +52,14 @@ FIGURES: Final = {
     "ssh_echo_ms": Figure("tools", "keystroke → echo through `ssh`, median, ms"),
     "scp_up_mb_per_s": Figure("tools", "`scp` to an order, MB/s"),
     "scp_down_mb_per_s": Figure("tools", "`scp` from an order, MB/s"),
+    "long_up_mb_per_s": Figure("far", "upload at 80 ms and 25 MB/s, several connections, MB/s"),
+    "long_up_ratio": Figure("far", "the same / over one connection"),
+    "long_down_mb_per_s": Figure("far", "results at 80 ms and 25 MB/s, several connections, MB/s"),
+    "long_down_ratio": Figure("far", "the same / over one connection"),
+    "lossy_up_mb_per_s": Figure("far", "upload there with 0.5 % of packets lost, MB/s"),
+    "lossy_up_ratio": Figure("far", "the same / over one connection", 1.5, at_most=False),
+    "lossy_down_mb_per_s": Figure("far", "results there with 0.5 % of packets lost, MB/s"),
+    "lossy_down_ratio": Figure("far", "the same / over one connection", 1.5, at_most=False),
     "relay_idle_kb": Figure("relay", "a relay's memory for an idle client of 1,000, kB", 32),
     "relay_idle_cpu_percent": Figure(
         "relay", "a relay with 1,000 idle clients, per cent of a core", 2
@@ -76,6 +84,11 @@ def parts() -> dict[str, Callable[[], dict[str, float]]]:
 
         return measure()
 
+    def far() -> dict[str, float]:
+        from bench.far import measure
+
+        return measure()
+
     def relay() -> dict[str, float]:
         from bench.relay import measure
 
@@ -91,7 +104,14 @@ def parts() -> dict[str, Callable[[], dict[str, float]]]:
 
         return measure()
 
-    return {"chain": chain, "renting": renting, "relay": relay, "tools": tools, "command": command}
+    return {
+        "chain": chain,
+        "renting": renting,
+        "far": far,
+        "relay": relay,
+        "tools": tools,
+        "command": command,
+    }
 
 
 def machine() -> str:

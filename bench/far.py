@@ -6,11 +6,13 @@ round uploads a workspace and fetches results of the same size.
 """
 
 import asyncio
+import io
 import json
 import os
 import random
 import statistics
 import sys
+import tarfile
 import tempfile
 import time
 from hashlib import sha256
@@ -18,26 +20,36 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
-from tests.provider.house import ALICE, PROGRAMS, make_agent, manifest_of, tar_of
-
 from bench.distance import FAR, NEAR, apart
 from bench.distance import Path as Distance
 from deepbrain.net import lanes
 from deepbrain.net.access import Grant
 from deepbrain.net.endpoint import IrohEndpoint
-from deepbrain.net.messages import Digest, Manifest, Stage
+from deepbrain.net.messages import (
+    PROTOCOL_VERSION,
+    Digest,
+    Manifest,
+    Network,
+    Salt,
+    Stage,
+    Workspace,
+)
 from deepbrain.net.session import Session
 from deepbrain.primitives.ids import AccountId, MachineId, OrderId
-from deepbrain.primitives.units import BlockNumber
+from deepbrain.primitives.keys import Keypair
+from deepbrain.primitives.units import U8, U32, U64, BlockNumber
 from deepbrain.provider.fake import FakeChain
+from deepbrain.provider.identity import AgentConfig, Capacity
+from deepbrain.provider.loop import Agent
 from deepbrain.sandbox.fake import FakeProcess, FakeSandbox
 from deepbrain.sandbox.sandbox import Mode
 
+RENTER: Final = "//Alice"
 PORT: Final = 4001
 SEED: Final = bytes(range(32))
 RTT: Final = 0.08
 RATE: Final = 25e6
-BYTES: Final = {0.0: 96 << 20, 0.005: 16 << 20}
+BYTES: Final = {0.0: 96 << 20, 0.005: 8 << 20}
 """How much each way, by the share of lost packets."""
 ROUNDS: Final = 3
 IMAGE: Final = b"an image"
@@ -45,12 +57,29 @@ IMAGE: Final = b"an image"
 
 
 def workspace(size: int) -> bytes:
-    return tar_of({"data": random.Random(size).randbytes(size)})
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        member = tarfile.TarInfo("data")
+        member.size = size
+        tar.addfile(member, io.BytesIO(random.Random(size).randbytes(size)))
+    return out.getvalue()
 
 
 def manifest(size: int, order: int) -> Manifest:
-    made = manifest_of("make", str(size), workspace=workspace(size), salt=order)
-    return made.but(image=Digest(sha256(IMAGE).digest()))
+    tar = workspace(size)
+    return Manifest(
+        version=U8(PROTOCOL_VERSION),
+        salt=Salt(order.to_bytes(Salt.SIZE, "big")),
+        image=Digest(sha256(IMAGE).digest()),
+        argv=("make", str(size)),
+        env=(),
+        workdir="",
+        pull="",
+        workspace=Workspace(sha256=Digest(sha256(tar).digest()), size=U64(len(tar)), files=U32(1)),
+        out=(),
+        tty=False,
+        network=Network.NONE,
+    )
 
 
 async def _make(process: FakeProcess) -> int:
@@ -62,18 +91,26 @@ async def serve(size: int, orders: int) -> None:
     """A machine that has these orders, until standard input ends."""
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
-        sandbox = FakeSandbox(
-            PROGRAMS | {"make": _make}, mode=Mode.GVISOR, root=data / "tenants", grace=0.3
-        )
+        sandbox = FakeSandbox({"make": _make}, mode=Mode.GVISOR, root=data / "tenants")
         archive = data / "image.tar"
         archive.write_bytes(IMAGE)
         await sandbox.import_image(archive, sha256(IMAGE).hexdigest(), "python")
         chain = FakeChain()
+        renter = AccountId(Keypair.from_uri(RENTER).public)
         for order in range(1, orders + 1):
-            asked = manifest(size, order)
-            chain.place(order, AccountId(ALICE.public), asked.hash(), seconds=3600)
+            chain.place(order, renter, manifest(size, order).hash(), seconds=3600)
         endpoint = await IrohEndpoint.bind(SEED, port=PORT, hosts=(FAR,))
-        agent = make_agent(endpoint, data, chain, sandbox)
+        capacity = Capacity(units=4, cpu_milli=4000, memory_bytes=1 << 30, disk_bytes=1 << 30)
+        agent = Agent(
+            machine=MachineId(endpoint.key),
+            config=AgentConfig(
+                chain="", controller="//Bob", port=0, capacity=capacity, addresses=()
+            ),
+            data=data,
+            chain=chain,
+            sandbox=sandbox,
+            endpoint=endpoint,
+        )
         running = asyncio.create_task(agent.run())
         sys.stdout.write(f"{endpoint.key.hex()}\n")
         sys.stdout.flush()
@@ -87,11 +124,11 @@ async def rent(machine: MachineId, size: int, order: int) -> dict[str, float]:
     """Bytes a second up and down, of one order."""
     endpoint = await IrohEndpoint.bind(os.urandom(32), hosts=(NEAR,))
     grant = Grant(FakeChain().genesis, machine, OrderId(order), BlockNumber(1000))
-    asked = manifest(size, order)
+    asked, pair = manifest(size, order), Keypair.from_uri(RENTER)
     with tempfile.NamedTemporaryFile() as tar:
         tar.write(workspace(size))
         tar.flush()
-        async with await Session.open(endpoint, [f"{FAR}:{PORT}"], grant, ALICE) as session:
+        async with await Session.open(endpoint, [f"{FAR}:{PORT}"], grant, pair) as session:
             await session.put_manifest(asked)
             assert asked.workspace is not None
             began = time.perf_counter()

@@ -30,6 +30,7 @@ from deepbrain.net.lasting import Lasting
 from deepbrain.net.messages import Access, AccessProof, Exec, Manifest
 from deepbrain.net.records import log_records, read_record, record
 from deepbrain.net.stream import Stream
+from deepbrain.net.striped import WINDOW, Striped
 from deepbrain.net.transport import TransportKey
 from deepbrain.node.rpc.dispatch import Peer
 from deepbrain.primitives.errors import DecodeError
@@ -160,6 +161,37 @@ async def test_streams_that_last(data: bytes) -> None:
     except NetError:
         pass
     lasting.fail(NetError("the test is over"))
+
+
+PIECES = {number: bytes((number,)) * (number % 5 + 1) for number in (*range(12), 126, 127, 128)}
+LANE = damaged(
+    st.lists(
+        st.one_of(
+            st.sampled_from([
+                b"\0" + number.to_bytes(8, "little") + len(piece).to_bytes(4, "little") + piece
+                for number, piece in PIECES.items()
+            ]),
+            st.sampled_from([
+                b"\1" + bytes(8) + (200).to_bytes(8, "little"), b"\1\1" + bytes(15), b"\2",
+                b"\0\3" + bytes(11), b"\0\x0c" + bytes(11),
+            ]),
+        ),
+        max_size=12,
+    ).map(b"".join)
+)  # fmt: skip
+
+
+@given(st.lists(LANE, min_size=1, max_size=3), st.integers(1, 40))
+async def test_lanes_of_striped_streams(lanes: list[bytes], step: int) -> None:
+    striped = Striped()
+    await striped.write(b"xyz")
+    carrying = [asyncio.create_task(striped.carry(stream_of(data, step))) for data in lanes]
+    async with asyncio.timeout(5):
+        ends = await asyncio.gather(*carrying, return_exceptions=True)
+    assert all(end is None or isinstance(end, NetError) for end in ends)
+    assert striped.is_over
+    assert striped.lanes == 0
+    assert len(striped._ahead) + len(striped._came) <= WINDOW
 
 
 @slow

@@ -43,11 +43,13 @@ class Aim:
     async def dial(self, endpoint: IrohEndpoint) -> IrohConnection:
         return await endpoint.dial(self.machine, [self.address])
 
-    async def proven(self, endpoint: IrohEndpoint, who: Keypair = MALLORY) -> IrohConnection:
+    async def proven(
+        self, endpoint: IrohEndpoint, who: Keypair = MALLORY, **changes: Any
+    ) -> IrohConnection:
         """A connection that the machine takes for the renter's; nothing beats on it."""
         connection = await self.dial(endpoint)
         stream = await connection.open()
-        access = self.grant().proven(endpoint.key, who)
+        access = self.grant(**changes).proven(endpoint.key, who)
         await stream.write(request_bytes(Hello()) + request_bytes(access))
         await expect_reply(stream, Greeting)
         await expect_reply(stream, Granted)

@@ -23,11 +23,13 @@ from tests.hostile.toll import Toll, neighbour, under
 
 from deepbrain.net.messages import Digest, Stage
 from deepbrain.net.session import Session
+from deepbrain.net.striped import PIECE, WINDOW
 from deepbrain.provider.doorstep import KNOCKS_AT_ONCE, KNOCKS_PER_SECOND, PLACES
-from deepbrain.provider.gate import STREAMS_PER_ORDER
+from deepbrain.provider.gate import LANES_PER_ORDER, STREAMS_PER_ORDER
 from deepbrain.provider.pace import BURST, REQUESTS_PER_SECOND
 from deepbrain.provider.quiet import LINES_PER_MINUTE
 from deepbrain.provider.requests import EXECS_PER_ORDER
+from deepbrain.provider.stripes import STRIPED_PER_ORDER
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -201,6 +203,28 @@ async def test_requests_that_come_a_byte_at_a_time(
     assert toll.said["ended"] == toll.said["streams"]
     control = await under(weak, exposed, *arguments, 3, order=await mallory_rents(weak))
     assert control.said["ended"] == 0
+
+
+async def test_striped_streams_whose_gaps_are_never_filled(
+    strong: Target, alice: Session, weak: Target, exposed: Session
+) -> None:
+    arguments = ("renter_lanes", "--how", "gaps", "--count", 32, "--seconds", 3)
+    toll = await bearable(strong, alice, *arguments, order=await mallory_rents(strong))
+    assert toll.said["taken"] == STRIPED_PER_ORDER
+    control = await under(weak, exposed, *arguments, order=await mallory_rents(weak))
+    assert control.said["taken"] == 32
+    held = STRIPED_PER_ORDER * WINDOW * PIECE
+    assert toll.most_rss - toll.before.rss < 4 * held < control.most_rss - control.before.rss
+
+
+async def test_many_connections_for_lanes(
+    strong: Target, alice: Session, weak: Target, exposed: Session
+) -> None:
+    arguments = ("renter_lanes", "--how", "many", "--count", 80)
+    toll = await bearable(strong, alice, *arguments, order=await mallory_rents(strong))
+    assert toll.said == {"opened": 80, "left": LANES_PER_ORDER, "first": "open"}
+    control = await under(weak, exposed, *arguments, order=await mallory_rents(weak))
+    assert control.said["left"] == control.said["opened"] == 80
 
 
 async def test_statuses_asked_for_all_the_time(

@@ -53,7 +53,8 @@ class Place:
 
     def start(self, argv: Sequence[str], **how: Any) -> "subprocess.Popen[str]":
         """A process that lives here."""
-        return self.run(lambda: subprocess.Popen(argv, text=True, **how))
+        process: subprocess.Popen[str] = self.run(lambda: subprocess.Popen(argv, text=True, **how))
+        return process
 
 
 class World:

@@ -166,6 +166,27 @@ async def test_behind_a_relay_there_is_one_until_the_path_is_direct(tmp_path, ar
         assert max(seen) == (True, lanes.LANES)
 
 
+async def test_a_lane_that_stays_on_a_relay_is_not_used(tmp_path, far, archive, monkeypatch):
+    await slowly(monkeypatch)
+    monkeypatch.setattr(lanes, "DIRECT_SECONDS", 0.3)
+    async with house("fake", tmp_path) as home:
+        session = await awaiting(home)
+        home.net._fake.is_relayed = True
+        most = 0
+
+        def watch(done: int, total: int) -> None:
+            nonlocal most
+            most = max(most, joined(home))
+            if most > 1:
+                return
+            for connection in tuple(session._lanes._connections)[:2]:
+                connection.is_relayed = False  # two of them leave it in time
+
+        await session.put_blob(archive, DIGEST, watch)
+        assert most == 3
+        await eventually(lambda: len(session._lanes) == 0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("which", ["the first", "another"])
 async def test_an_upload_survives_a_lane_that_is_lost(

@@ -29,6 +29,9 @@ quickly."""
 LARGE_BYTES: Final = 2 << 20
 """What has to pass before further connections are made for the rest."""
 
+DIRECT_SECONDS: Final = 3.0
+"""How long a further connection may take to leave the relay that it began over."""
+
 _LOOK_SECONDS: Final = 0.1
 
 OpenLane = Callable[[], Awaitable[Connection]]
@@ -119,7 +122,7 @@ class Lanes:
             connection = await self._open_lane()
             self._connections.add(connection)
             try:
-                if connection.direct_address and not striped.is_over:
+                if await _becomes_direct(connection) and not striped.is_over:
                     stream = await connection.open()
                     async with stream:
                         await _joined(stream, Lane(name=name))
@@ -131,6 +134,14 @@ class Lanes:
 
 def _is_far(connection: Connection) -> bool:
     return bool(connection.direct_address) and connection.round_trip >= FAR_SECONDS
+
+
+async def _becomes_direct(connection: Connection) -> bool:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + DIRECT_SECONDS
+    while not connection.direct_address and loop.time() < until:  # noqa: ASYNC110 - no event tells
+        await asyncio.sleep(_LOOK_SECONDS)
+    return bool(connection.direct_address)
 
 
 async def _joined(stream: Stream, request: Request) -> None:

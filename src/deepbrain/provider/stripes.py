@@ -8,7 +8,7 @@ the same session key may join.
 from dataclasses import dataclass
 from typing import Final
 
-from deepbrain.net.errors import RefusalCode, Refused, StreamEnded, StreamReset
+from deepbrain.net.errors import RefusalCode, Refused, StreamEnded
 from deepbrain.net.frames import reply_bytes
 from deepbrain.net.messages import Done, StreamName
 from deepbrain.net.stream import Stream
@@ -71,9 +71,3 @@ class Stripes:
                 striped.fail(StreamEnded("the first lane of the stream was lost"))
             if striped.is_over:
                 self._begun.pop((visit.order, name), None)
-
-    def close(self) -> None:
-        """End them all."""
-        for begun in self._begun.values():
-            begun.striped.fail(StreamReset("the machine's agent ends"))
-        self._begun.clear()

@@ -20,8 +20,9 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
-from bench.distance import FAR, NEAR, apart
-from bench.distance import Path as Distance
+from tests.net.distance import FAR, NEAR, apart
+from tests.net.distance import Path as Distance
+
 from deepbrain.net import lanes
 from deepbrain.net.access import Grant
 from deepbrain.net.endpoint import IrohEndpoint

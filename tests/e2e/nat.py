@@ -1,5 +1,6 @@
 """A node and a machine that joined, each at its place between the NATs of `tests.hostile.streets`."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,17 +20,32 @@ from tests.e2e.leftovers import Leftovers
 from tests.e2e.network import DBC, Done
 from tests.hostile.streets import NODE_TO_PROVIDER, NODE_TO_RENTER, RELAY, Streets
 from tests.hostile.world import Place
+from tests.net import distance
 
 RPC = 9944
+
+
+@dataclass(frozen=True)
+class Distant:
+    """A renter, and far away from it a node and a provider on one host."""
+
+    renter: Place
+    public: Place
+
+    @property
+    def provider(self) -> Place:
+        return self.public
 
 
 @dataclass
 class Town:
     """The streets with a node and a joined machine; `run` rents it."""
 
-    streets: Streets
+    streets: "Streets | Distant"
     base: Path
     processes: list["subprocess.Popen[str]"] = field(default_factory=list)
+    node_seen: tuple[str, str] = (NODE_TO_PROVIDER, NODE_TO_RENTER)
+    """The node's addresses, as the provider and the renter see it."""
     joined_after: float = 0.0
     """Seconds from `dbc join` until it says that it serves."""
 
@@ -55,10 +71,10 @@ class Town:
         )
         self.wait(lambda: "ready" in (self.base / "node.log").read_text(), 30, "no node")
 
-    def join(self) -> None:
+    def join(self, *more: str) -> None:
         began = time.monotonic()
-        node = ("--node", f"ws://{NODE_TO_PROVIDER}:{RPC}", "--wallet", "//Bob")
-        asked = ("join", "-y", "--price", "0.01", "--data", str(self.base / "machine"))
+        node = ("--node", f"ws://{self.node_seen[0]}:{RPC}", "--wallet", "//Bob")
+        asked = ("join", "-y", "--price", "0.01", "--data", str(self.base / "machine"), *more)
         process = self.start(self.streets.provider, *DBC, *node, *asked, log="join.log")
         said = self.base / "join.log"
         self.wait(
@@ -71,7 +87,7 @@ class Town:
 
     def dbc(self, *words: str, **how: Any) -> "subprocess.Popen[str]":
         """A renter's command."""
-        node = ("--node", f"ws://{NODE_TO_RENTER}:{RPC}", "--wallet", "//Alice")
+        node = ("--node", f"ws://{self.node_seen[1]}:{RPC}", "--wallet", "//Alice")
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         env = self.env | {"DBC_HOME": str(self.base / "renter")}
         process = self.streets.renter.start(
@@ -138,7 +154,7 @@ class Town:
             "        print(json.dumps(list(found[0].address.relays)))\n"
             "asyncio.run(main())\n"
         )
-        url = f"ws://{NODE_TO_RENTER}:{RPC}"
+        url = f"ws://{self.node_seen[1]}:{RPC}"
         out = self.streets.renter.run(
             lambda: subprocess.run(
                 [sys.executable, "-c", script, url],
@@ -180,19 +196,36 @@ def _clear(machine: Path, env: Mapping[str, str]) -> None:
 @contextmanager
 def town() -> Iterator[Town]:
     """A node and a machine that joined behind its NAT; afterwards nothing is left of them."""
+    with contextlib.closing(Streets()) as streets, _inhabited(Town(streets, _base())) as made:
+        yield made
+
+
+@contextmanager
+def distant(path: distance.Path) -> Iterator[Town]:
+    """The same without NATs, and with `path` between the renter and both of them."""
+    with distance.apart(path) as (near, far):
+        made = Town(Distant(near, far), _base(), node_seen=("127.0.0.1", distance.FAR))
+        with _inhabited(made, "--address", distance.FAR):
+            yield made
+
+
+def _base() -> Path:
     base = Path(tempfile.mkdtemp(prefix="dbc-nat-"))
     base.chmod(0o755)
+    return base
+
+
+@contextmanager
+def _inhabited(made: Town, *more: str) -> Iterator[Town]:
+    base = made.base
     leftovers = Leftovers.of(base)
-    streets = Streets()
-    made = Town(streets, base)
     try:
         made.start_node()
-        made.join()
+        made.join(*more)
         yield made
     finally:
         made.stop()
         _clear(base / "machine", made.env)
-        streets.close()
         left = leftovers.found(patience=5.0)
         leftovers.clear()
         shutil.rmtree(base, ignore_errors=True)

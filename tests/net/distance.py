@@ -17,10 +17,12 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Final
 
 from tests.hostile.world import IP, Place
 
+ROOT: Final = FilePath(__file__).resolve().parents[2]
 NEAR, FAR = "10.55.0.1", "10.55.0.2"
 QUEUE_SECONDS: Final = 0.1
 """How long a packet may wait for those before it; one that would wait longer is dropped."""
@@ -56,11 +58,12 @@ def apart(path: Path) -> Iterator[tuple[Place, Place]]:
             place.sh(IP, "link", "set", "lo", "up")
             place.sh(IP, "addr", "add", here, "peer", there, "dev", "tun0")
             place.sh(IP, "link", "set", "tun0", "mtu", str(_MTU), "up")
+            place.sh(IP, "route", "add", "default", "dev", "tun0")
         said = [str(value) for value in (*devices, path.rtt / 2, path.loss, path.rate)]
         with subprocess.Popen(
-            [sys.executable, "-m", "bench.distance", *said],
-            stdin=subprocess.PIPE,
+            [sys.executable, "-m", "tests.net.distance", *said],
             pass_fds=devices,
+            cwd=ROOT,
         ) as carrier:
             try:
                 yield places

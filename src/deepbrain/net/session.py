@@ -12,6 +12,7 @@
 Every call may raise `Refused` (the machine's own sentence), `ConnectionLost`, or another `NetError`.
 After a `ConnectionLost` open a new session and resume: blobs by themselves, logs from the last
 `LogRecord.end`. Commands (`exec`) need no such care: they go on over a new connection by themselves.
+Blobs and copies travel over several connections by themselves where that is faster (`lanes.py`).
 Calls of one session may run at the same time; each has its own stream.
 """
 

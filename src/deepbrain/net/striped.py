@@ -235,7 +235,7 @@ class Striped:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send(self, lane: _Lane, stream: Stream) -> None:
         while self._failure is None:
@@ -318,9 +318,9 @@ class Striped:
         number, length = _PIECE_HEAD.unpack(await stream.read_exactly(_PIECE_HEAD.size))
         if length > PIECE:
             raise MalformedMessage(f"a piece has at most {PIECE} bytes, not {length}")
+        piece = await stream.read_exactly(length) if length else b""
         if number >= self._limit or (self._end is not None and number > self._end):
             raise MalformedMessage("a piece came that was not to be sent")
-        piece = await stream.read_exactly(length) if length else b""
         lane.came += 1
         if number >= self._next_due and number not in self._ahead and not self._deaf:
             self._ahead[number] = piece

@@ -50,7 +50,7 @@ PORT: Final = 4001
 SEED: Final = bytes(range(32))
 RTT: Final = 0.08
 RATE: Final = 25e6
-BYTES: Final = {0.0: 96 << 20, 0.005: 8 << 20}
+BYTES: Final = {0.0: 96 << 20, 0.005: 12 << 20}
 """How much each way, by the share of lost packets."""
 ROUNDS: Final = 3
 IMAGE: Final = b"an image"

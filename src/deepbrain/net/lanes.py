@@ -26,7 +26,7 @@ FAR_SECONDS: Final = 0.02
 """A round trip from which on a transfer is striped: below it one connection is fast, and losses mend
 quickly."""
 
-LARGE_BYTES: Final = 2 << 20
+LARGE_BYTES: Final = 512 << 10
 """What has to pass before further connections are made for the rest."""
 
 DIRECT_SECONDS: Final = 3.0

@@ -93,15 +93,27 @@ def test_leaving_gives_the_bond_back_and_the_peak_stays(chain):
     assert machine_of(chain) is None
 
 
-def test_every_edit_raises_the_version_of_the_offer(chain):
+ELSEWHERE = Address(
+    endpoints=(Ip4(ip=Ip4Octets(bytes((127, 0, 0, 1))), port=U16(4433)),),
+    relays=("https://relay.example",),
+)
+
+
+def test_another_address_is_the_same_offer(chain):
+    """A machine's agent says where it is dialled whenever that changes: also while somebody chooses it."""
     chain.bond()
-    address = Address(
-        endpoints=(Ip4(ip=Ip4Octets(bytes((127, 0, 0, 1))), port=U16(4433)),),
-        relays=("https://relay.example",),
-    )
+    chain.do(BOB, Machines.set_address.make(machine=MACHINE, address=ELSEWHERE))
+    assert chain.events(machines.AddressChanged) == [machines.AddressChanged(machine=MACHINE)]
+    assert (machine_of(chain).address, machine_of(chain).offer_version) == (ELSEWHERE, 0)
+    chain.place(offer_version=U32(0))
+    moved = Machines.set_address.make(machine=MACHINE, address=Address(endpoints=(), relays=()))
+    assert chain.refused(ALICE, moved) is machines.NotController
+
+
+def test_every_edit_of_the_terms_raises_the_version_of_the_offer(chain):
+    chain.bond()
     edits = [
         Machines.set_price.make(machine=MACHINE, price=MicroUsd(5)),
-        Machines.set_address.make(machine=MACHINE, address=address),
         Machines.pause.make(machine=MACHINE),
         Machines.resume.make(machine=MACHINE),
         Machines.set_network.make(machine=MACHINE, network=Network.INTERNET),
@@ -114,7 +126,6 @@ def test_every_edit_raises_the_version_of_the_offer(chain):
         chain.do(BOB, edit)
         assert machine_of(chain).offer_version == version
         assert chain.refused(ALICE, edit) in refusals
-    assert machine_of(chain).address == address
     assert machine_of(chain).network is Network.INTERNET
     assert chain.held(BOB) == 2 * STAKE
 

@@ -19,6 +19,7 @@ from deepbrain.pallets.machines import (
     bond_message,
 )
 from deepbrain.pallets.rent import Ended, Ending, OrderPlaced, Rent
+from deepbrain.pallets.system import System
 from deepbrain.primitives.ids import Hash, MachineId
 from deepbrain.primitives.keys import Keypair, Scheme
 from deepbrain.primitives.units import PLANCK, U16, U32, Balance, MicroUsd, Seconds
@@ -151,6 +152,22 @@ async def test_the_controller_agrees_to_serve_a_stash_that_asks_and_no_other(nod
         other = OnChain(url(node), MACHINE, ALICE)
         assert await other.accept(ALICE.public), "who is the stash needs nobody's word"
         await other.disconnect()
+    await chain.disconnect()
+
+
+async def test_a_paused_machine_that_moves_keeps_the_version_it_paused_at(node: Node) -> None:
+    """By that version the disk's guard knows its own pause: it could not end it after an announcement."""
+    chain = OnChain(url(node), MACHINE, BOB)
+    async with await Client.connect(url(node)) as client:
+        await bond(client)
+        await chain.pause()
+        await chain.announce(("https://relay.example",))
+        seen = await known(chain)
+        assert (seen.paused, seen.offer) == (True, 1)
+        before = await client.at().get(System.account, BOB.public)
+        await chain.announce(("https://relay.example",))
+        after = await client.at().get(System.account, BOB.public)
+        assert before == after, "what the chain says already costs no fee"
     await chain.disconnect()
 
 

@@ -15,7 +15,7 @@ from tests.runtime.local import (
     place_call,
 )
 
-from deepbrain.pallets.machines import Machines
+from deepbrain.pallets.machines import Address, Machines
 from deepbrain.pallets.oracle import Oracle
 from deepbrain.pallets.rent import Ended, Rent
 from deepbrain.pallets.sudo import Sudo
@@ -188,6 +188,12 @@ class RentMachine(RuleBasedStateMachine):
         call = Machines.pause if paused else Machines.resume
         assert self.make(BOB, call.make(machine=MACHINE))
         self.version, self.paused = self.version + 1, paused
+
+    @rule(relays=st.lists(st.just("https://relay.example"), max_size=1).map(tuple))
+    def move(self, relays):
+        """No term of the offer: who chose it before may still place."""
+        address = Address(endpoints=(), relays=relays)
+        assert self.make(BOB, Machines.set_address.make(machine=MACHINE, address=address))
 
     @rule(rate=st.sampled_from([1, 7, 1000, 2500]))
     def requote(self, rate):

@@ -22,7 +22,7 @@ from tests.runtime.local import (
 )
 
 from deepbrain.pallets.balances import Balances
-from deepbrain.pallets.machines import Isolation, Machines, Network
+from deepbrain.pallets.machines import Address, Isolation, Machines, Network
 from deepbrain.pallets.oracle import Oracle
 from deepbrain.pallets.rent import Rent
 from deepbrain.pallets.sudo import Sudo
@@ -41,6 +41,8 @@ amounts = st.one_of(
 orders = st.integers(0, 6).map(OrderId)
 seconds = st.integers(0, 60).map(Seconds)
 prices = st.sampled_from([0, 1, 3_600_000, 2**64 - 1]).map(MicroUsd)
+relays = st.lists(st.text(max_size=20), max_size=4).map(tuple)
+addresses = st.builds(Address, endpoints=st.just(()), relays=relays)
 
 calls = st.one_of(
     st.builds(Balances.transfer_allow_death.make, accounts, amounts),
@@ -69,6 +71,7 @@ calls = st.one_of(
         st.sampled_from(Isolation),
     ),
     st.builds(Machines.set_network.make, st.just(MACHINE), st.sampled_from(Network)),
+    st.builds(Machines.set_address.make, st.just(MACHINE), addresses),
     st.builds(Machines.pause.make, st.just(MACHINE)),
     st.builds(Machines.resume.make, st.just(MACHINE)),
     st.builds(Machines.unbond.make, st.just(MACHINE)),

@@ -17,7 +17,8 @@ The controller's key lies on the host, whose thief can do with it what the secon
 owner orders, but neither touch the stash's money nor sell what is not his.
 
 Money: `bond` costs a fixed fee and holds the stake of every unit from the stash, until `unbond`.
-Offers: every edit raises `offer_version`, so that nobody rents on terms he has not seen.
+Offers: every edit of the terms raises `offer_version`, so that nobody rents on terms he has not seen.
+        The address is no term: machines behind NAT change it while renters choose.
 Status: computed from facts (`status_of`), never stored.
 Invariants: M1  the bond held from a stash is the sum of the bonds of its machines.
             M2  `total_gpus` is the sum over machines; `peak_gpus` is never below it.
@@ -211,6 +212,12 @@ class MachineUnbonded(Event, index=4):
     bond: Balance
 
 
+class AddressChanged(Event, index=5):
+    """A machine is dialled elsewhere from now on; its offer is what it was."""
+
+    machine: MachineId
+
+
 class NoSuchMachine(PalletError, index=0):
     """No bonded machine has this id."""
 
@@ -364,8 +371,9 @@ class Machines(Pallet, index=20):
 
     @call(5, reads=2, writes=1)
     def set_address(self, who: Signed, machine: MachineId, address: Address) -> None:
-        """Say where the machine is dialled. Cost: O(1)."""
-        self._edit(machine, self._served(who, machine).but(address=address))
+        """Say where the machine is dialled; its offer is unchanged. Cost: O(1)."""
+        self.machines[machine] = self._served(who, machine).but(address=address)
+        self.emit(AddressChanged(machine=machine))
 
     @call(6, reads=2, writes=1)
     def pause(self, who: Signed, machine: MachineId) -> None:

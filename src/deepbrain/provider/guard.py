@@ -1,7 +1,8 @@
 """A machine whose disk is too full pauses itself, and resumes when there is room again.
 
 What a person paused stays paused: the agent remembers the version of the offer that its own pause made,
-and resumes at exactly that one. Every edit raises the version, another pause too.
+and resumes at exactly that one. Every edit of the terms raises the version, another pause too; another
+address does not.
 """
 
 import json

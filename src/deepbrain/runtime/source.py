@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0xc8a6aaf99bfc19d2f1ce8849c132ed34100576fa450b6d1072d0823facadbfd5")
+SOURCE: Final = Hash.from_hex("0xbc7d1453f9ff2c22dadffbf0e36283b6e2f4d2a0b5d1459f6f88f5ffef511675")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

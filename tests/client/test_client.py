@@ -1,12 +1,14 @@
 """The client against a real node in this process."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from deepbrain.client import CallFailed, Client, InvalidExtrinsic, NotIncluded, WrongChain
+from deepbrain.client.client import _constants_in
 from deepbrain.client.rpc import Rpc
 from deepbrain.client.submit import Submitter
 from deepbrain.node.node import Node, NodeConfig, load_spec
@@ -15,9 +17,11 @@ from deepbrain.node.signatures import InlineSignatures
 from deepbrain.pallets.balances import Balances, Transfer
 from deepbrain.pallets.machines import Machines
 from deepbrain.pallets.oracle import Oracle
-from deepbrain.pallets.rent import MachineUnavailable, NoSuchOrder, Rent
+from deepbrain.pallets.rent import BurnStep, MachineUnavailable, NoSuchOrder, Rent
 from deepbrain.pallets.sudo import Sudo
 from deepbrain.pallets.system import System
+from deepbrain.pallets.timestamp import Timestamp
+from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import PLANCK, U16, U32, Balance, MicroUsd, Seconds
@@ -148,7 +152,31 @@ async def test_heads_start_with_the_head_there_is_and_go_on(client: Client) -> N
 
 
 async def test_constants_are_the_chain_s_own(client: Client) -> None:
-    assert client.constant(Rent, "min_term") == 10
+    assert await client.constant(Rent, "min_term") == 10
+    assert await client.constant(Timestamp, "minimum_period") == 500
+
+
+async def test_constants_of_a_chain_that_no_release_knows_are_its_own_too() -> None:
+    known = load_spec("dev")
+    figures = {**known.constants, "Rent": {**known.constants["Rent"], "min_term": 77}}
+    for name in ("Somebody's own", known.name):
+        spec = dataclasses.replace(known, name=name, constants=figures)
+        node = await started(dataclasses.replace(config(), spec=spec))
+        try:
+            async with await Client.connect(url(node)) as client:
+                assert await client.constant(Rent, "min_term") == 77, name
+                schedule = await client.constant(Rent, "burn_schedule")
+                assert all(isinstance(step, BurnStep) for step in schedule)
+        finally:
+            await node.stop()
+
+
+@pytest.mark.parametrize(
+    "told", [None, "0x6d6574610f00", "0x6d6574610e", "0x6d6574610e" + "00" * 4]
+)
+def test_metadata_that_is_none_is_refused(told: object) -> None:
+    with pytest.raises(DecodeError):
+        _constants_in(told)
 
 
 async def test_a_client_survives_a_restart_of_its_node(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """The chain as a program sees it: typed reads, heads, and calls that come back as events."""
 
-import json
 from collections.abc import AsyncIterator, Sequence
-from importlib import resources
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -20,18 +18,18 @@ from deepbrain.client.submit import (
     number_of,
 )
 from deepbrain.frame.calls import Call
-from deepbrain.frame.pallet import Pallet
+from deepbrain.frame.metadata_format import MAGIC, MetadataV14
+from deepbrain.frame.pallet import Pallet, chain_name
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.ids import Hash
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import BlockNumber
-from deepbrain.runtime.chainspec import ChainSpec
 from deepbrain.runtime.extrinsic import Signing
-from deepbrain.runtime.runtime import Runtime
 from deepbrain.runtime.version import SPEC_NAME, SPEC_VERSION, TRANSACTION_VERSION
+from deepbrain.scale import codec_of
 
-SPECS: Final = ("dev", "mainnet")
 MAX_RELAYS: Final = 4
+_MAX_METADATA: Final = 1 << 20
 _MAX_URL: Final = 128
 
 
@@ -52,6 +50,7 @@ class Client:
         """The version of the rules, the node's and ours."""
         signing = Signing(int(SPEC_VERSION), int(TRANSACTION_VERSION), genesis)
         self._submitter = Submitter(rpc, signing)
+        self._constants: dict[tuple[str, str], bytes] | None = None
 
     @classmethod
     async def connect(
@@ -151,12 +150,17 @@ class Client:
         """A bare JSON-RPC request, for what has no method here."""
         return await self._rpc.call(method, *params)
 
-    def constant(self, pallet: type[Pallet], name: str) -> Any:
-        """A constant of a pallet on this chain. Raises: WrongChain: we have no spec of the chain."""
-        spec = next((spec for spec in _specs() if spec.name == self.chain_name), None)
-        if spec is None:
-            raise WrongChain(f"the figures of the chain {self.chain_name!r} are not known here")
-        return Runtime(spec).constants[pallet.chain_name][name]
+    async def constant(self, pallet: type[Pallet], name: str) -> Any:
+        """A constant of a pallet on this chain, as its node says; asked for once."""
+        if self._constants is None:
+            self._constants = _constants_in(await self._rpc.call("state_getMetadata"))
+        try:
+            value = self._constants[pallet.chain_name, chain_name(name)]
+        except KeyError as error:
+            raise DecodeError(
+                f"the metadata names no constant {pallet.chain_name}.{name}"
+            ) from error
+        return codec_of(pallet.constant_hints[name]).decode(value)
 
 
 class _Expected:
@@ -213,6 +217,14 @@ def is_relay_url(url: object) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and bare and " " not in url
 
 
-def _specs() -> list[ChainSpec]:
-    directory = resources.files("deepbrain.runtime") / "specs"
-    return [ChainSpec.parse(json.loads((directory / f"{name}.json").read_text())) for name in SPECS]
+def _constants_in(told: Any) -> dict[tuple[str, str], bytes]:
+    """The encoded constants of metadata in format 14, by pallet and name. Raises: DecodeError."""
+    metadata = unhex(told)
+    prefix = MAGIC + bytes((14,))
+    if not metadata.startswith(prefix) or len(metadata) > _MAX_METADATA:
+        raise DecodeError("the node's metadata is not of format 14")
+    return {
+        (pallet.name, constant.name): constant.value
+        for pallet in MetadataV14.decode(metadata[len(prefix) :]).pallets
+        for constant in pallet.constants
+    }

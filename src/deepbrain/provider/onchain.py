@@ -151,11 +151,15 @@ class OnChain:
     async def _connected(self) -> Client:
         async with self._connecting:
             if self._client is None:
-                self._client = await Client.connect(
+                client = await Client.connect(
                     self._url, genesis=self._genesis, seconds=CONNECT_SECONDS
                 )
-                self._genesis = self._client.genesis_hash
-                self._blocks_per_day = blocks_per_day(self._client)
+                try:
+                    self._blocks_per_day = await blocks_per_day(client)
+                except BaseException:
+                    await client.close()
+                    raise
+                self._client, self._genesis = client, client.genesis_hash
             return self._client
 
     async def _declare(self, call: Call) -> None:
@@ -197,12 +201,9 @@ class OnChain:
         return frozenset(account for account in (machine.stash, controller) if account is not None)
 
 
-def blocks_per_day(client: Client) -> int:
-    """By the chain's own figures; the most there can be where its spec is not known here."""
-    try:
-        half_interval_ms = int(client.constant(Timestamp, "minimum_period"))
-    except WrongChain:
-        return MOST_BLOCKS_PER_DAY
+async def blocks_per_day(client: Client) -> int:
+    """By the chain's own figures."""
+    half_interval_ms = int(await client.constant(Timestamp, "minimum_period"))
     return DAY_MS // max(2 * half_interval_ms, 1000)
 
 

@@ -348,7 +348,7 @@ async def bond(
         if found is not None and found.stash != request.stash:
             raise UserError("this machine is bonded by another stash")
         await _ensure_controller_free(client, request, anyway=replace_controller)
-        _tell(client, request, price, is_bonded=found is not None)
+        await _tell(client, request, price, is_bonded=found is not None)
         if not yes:
             click.confirm("dbc: do this with the stash's key?", abort=True, err=True)
         pair = unlock()
@@ -375,7 +375,9 @@ async def _ensure_controller_free(client: "Client", request: BondRequest, *, any
     )
 
 
-def _tell(client: "Client", request: BondRequest, price: MicroUsd, *, is_bonded: bool) -> None:
+async def _tell(
+    client: "Client", request: BondRequest, price: MicroUsd, *, is_bonded: bool
+) -> None:
     hardware = request.hardware
     units = int(hardware.units())
     say(
@@ -386,8 +388,8 @@ def _tell(client: "Client", request: BondRequest, price: MicroUsd, *, is_bonded:
     )
     say(f"its controller is {ss58.encode(request.controller)}")
     if not is_bonded:
-        each = client.constant(Machines, "gpu_stake" if hardware.gpus else "core_stake")
-        fee = client.constant(Machines, "bond_fee")
+        each = await client.constant(Machines, "gpu_stake" if hardware.gpus else "core_stake")
+        fee = await client.constant(Machines, "bond_fee")
         say(f"holds {quantity.dbc(each * units)} as bond, fee {quantity.dbc(fee)}")
 
 

@@ -263,7 +263,7 @@ async def _join(
         listing, capacity = await machine.while_rented(client, place, listing, capacity)
         owners = await _owners(client, stash_key, controller)
         if not await _is_listed(client, listing):
-            _agree(client, listing, owners.stash, yes=yes)
+            await _agree(client, listing, owners.stash, yes=yes)
         await machine.set_controller(client, owners)
         if await machine.enlist(client, listing, owners):
             say(f"machine {listing.id.hex()} is bonded")
@@ -336,15 +336,15 @@ async def _is_listed(client: "Client", listing: "Listing") -> bool:
     return await client.at().get(Machines.machines, listing.id) is not None
 
 
-def _agree(client: "Client", listing: "Listing", stash: AccountId, *, yes: bool) -> None:
+async def _agree(client: "Client", listing: "Listing", stash: AccountId, *, yes: bool) -> None:
     """Say what is held, and ask. Raises: Abort."""
     from deepbrain.pallets.machines import Machines
     from deepbrain.primitives import ss58
 
     hardware = listing.hardware
     units = int(hardware.units())
-    each = client.constant(Machines, "gpu_stake" if hardware.gpus else "core_stake")
-    fee = client.constant(Machines, "bond_fee")
+    each = await client.constant(Machines, "gpu_stake" if hardware.gpus else "core_stake")
+    fee = await client.constant(Machines, "bond_fee")
     say(
         f"{units} units at {quantity.usd(listing.price)} per hour, isolation "
         f"{listing.isolation.name.lower().replace('_', '-')}, network "

@@ -228,7 +228,7 @@ async def _agree(
     offers = candidates(market, wish, chosen.account)
     costs = [market.cost(offer, wish.units, int(wish.seconds)) for offer in offers]
     deal = Deal(offers, Balance(max(costs)))
-    fee = client.constant(Rent, "place_fee")
+    fee = await client.constant(Rent, "place_fee")
     await _ensure_affordable(client, chosen, Balance(int(costs[0]) + int(fee)))
     say(price_line(wish, offers[0], costs[0], deal.limit, fee))
     if sent is not None:

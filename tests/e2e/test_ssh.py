@@ -15,7 +15,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import pytest
 from tests.e2e.clients import Tools, clients_env, require_client
 from tests.e2e.network import Network
+from tests.e2e.packages import write_wheels
 from tests.e2e.terminal import Terminal
 from tests.e2e.test_orders import detached
 
@@ -681,30 +681,14 @@ def test_the_order_s_own_tools_find_a_writable_home(order: str, as_root: Network
 
 
 def test_pip_installs_into_the_image(order: str, as_root: Network) -> None:
-    """Python's own wheel of pip, and a package of ours; no network."""
-    import ensurepip
-
-    wheel = next(Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl"))
-    package = as_root.workspace("package", {})
-    with zipfile.ZipFile(package / "tiny-1.0-py3-none-any.whl", "w") as made:
-        made.writestr("tiny.py", "VALUE = 'tiny'\n")
-        head = "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"
-        made.writestr("tiny-1.0.dist-info/METADATA", head)
-        made.writestr(
-            "tiny-1.0.dist-info/WHEEL",
-            "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        )
-        made.writestr("tiny-1.0.dist-info/RECORD", "")
-    shutil.copy(wheel, package / wheel.name)
-    as_root.hand_over(package)
-    as_root.expect("cp", str(package), f"{order}:wheels")
-    install = ("python3", f"wheels/{wheel.name}/pip", "install", "--no-index", "--quiet",
-               "--root-user-action=ignore", f"wheels/{wheel.name}",
-               "wheels/tiny-1.0-py3-none-any.whl")  # fmt: skip
+    """A package that was brought along; no network."""
+    brought = as_root.base / "packages"
+    write_wheels(brought)
+    as_root.hand_over(brought)
+    as_root.expect("cp", str(brought / "wheels"), f"{order}:wheels")
+    install = ("pip", "install", "--quiet", "--no-index", "--find-links", "wheels", "greet")
     as_root.expect("exec", order, "--", *install)
-    assert as_root.expect("exec", order, "--", "pip", "--version").out.startswith("pip ")
-    shown = as_root.expect("exec", order, "--", "python3", "-c", "import tiny; print(tiny.VALUE)")
-    assert shown.out == "tiny\n"
+    assert as_root.expect("exec", order, "greet").out == "hello from a wheel\n"
 
 
 def test_rootless_orders_take_the_same_tools(as_user: Network) -> None:

@@ -2,12 +2,20 @@
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingTCPServer
+from threading import Thread
 
 import pytest
 from tests.e2e.network import AS_ROOT, Network, network, require
+from tests.e2e.packages import require_debian, write_debian, write_packages
 from tests.hostile.test_tenant_network import require_nft
 from tests.hostile.world import (
     AGENT_PORT,
@@ -54,6 +62,25 @@ OWN = (
 )
 SERVE = "import socket\ns = socket.create_server(('0.0.0.0', 8000))\nprint('serving', flush=True)\nwhile True: s.accept()[0].sendall(b'tenant')"
 
+PACKAGES_PORT = 8080
+PIP = f"""
+set -e
+export PIP_INDEX_URL=http://pypi.example.com:{PACKAGES_PORT}/simple/ PIP_TRUSTED_HOST=pypi.example.com
+pip install --quiet greet
+greet
+python3 -c 'import ssl; print(len(ssl.create_default_context().get_ca_certs()) > 0)'
+ls -A /workspace
+"""
+APT = f"""
+set -e
+echo 'deb [trusted=yes] http://deb.example.com:{PACKAGES_PORT}/debian ./' > /etc/apt/sources.list
+apt-get update
+apt-get install -y greet
+greet-deb
+dpkg-query -W -f '${{Package}} ${{Status}}\n' greet greeting
+stat -c %U /var/lib/apt/lists/partial
+"""
+
 CLOSED = [
     ["tcp", LAN_BOX, PORT], ["udp", LAN_BOX, PORT], ["tcp", METADATA, PORT], ["tcp", HOST_LAN, PORT],
     ["tcp", HOST_WAN, PORT], ["udp", HOST_WAN, AGENT_PORT], ["tcp", GATEWAY, PORT],
@@ -91,6 +118,61 @@ def reached(net: Network, *targets: list[object], options: tuple[str, ...] = ())
 def test_a_job_fetches_from_the_internet_by_name(net: Network) -> None:
     assert net.offers()[0]["network"] == "internet"
     assert job(net, FETCH) == f"internet {WEB}"
+
+
+@pytest.fixture(scope="module")
+def shops(here: World) -> Iterator[None]:
+    """An index of Python's packages and a repository of Debian's, on the internet."""
+    place = Path(tempfile.mkdtemp(prefix="dbc-e2e-packages-"))
+    write_packages(place)
+    serve = partial(QuietFiles, directory=str(place))
+    server = here.net.run(lambda: ThreadingTCPServer((WEB, PACKAGES_PORT), serve))
+    server.daemon_threads = True
+    thread = Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    shutil.rmtree(place)
+
+
+class QuietFiles(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.mark.usefixtures("shops")
+def test_pip_installs_from_an_index(net: Network) -> None:
+    """In the image that machines make by themselves; nothing of it comes back with the results."""
+    run = ("run", "-y", "--for", "5m", "--no-workspace", "--", "sh", "-c", PIP)
+    assert net.expect(*run).out == "hello from a wheel\nTrue\n"
+
+
+@pytest.mark.usefixtures("shops")
+def test_apt_installs_from_a_repository(net: Network) -> None:
+    """With its own `_apt` user for what it downloads, and a package that gives files to another user."""
+    require_debian()
+    image = net.base / "debian.tar"
+    write_debian(image)
+    run = (
+        "run",
+        "-y",
+        "--for",
+        "5m",
+        "--no-workspace",
+        "--image",
+        str(image),
+        "--",
+        "sh",
+        "-c",
+        APT,
+    )
+    done = net.dbc(*run)
+    assert done.code == 0, done.out + done.err
+    assert "W: " not in done.out + done.err
+    installed = "greet install ok installed\ngreeting install ok installed\n"
+    assert done.out.endswith(f"hello from a package\n{installed}_apt\n")
 
 
 def test_a_job_reaches_nothing_else(net: Network) -> None:

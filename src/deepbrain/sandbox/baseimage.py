@@ -1,7 +1,7 @@
 """The base image `python-numpy`, made from this machine's own files: no registry, no download.
 
-A docker-archive tar with one layer: this Python's standard library, its NumPy, a shell and a few core
-programs, and the shared libraries they need. Everything is ordered and dated alike, so two builds from
+A docker-archive tar with one layer: this Python's standard library, its NumPy and pip, a shell and a few
+core programs, the shared libraries they need, and the authorities this machine trusts. Everything is ordered and dated alike, so two builds from
 the same files are the same bytes; compiled modules are included (importing NumPy without them takes
 three times as long) and never checked against their sources.
 """
@@ -12,6 +12,7 @@ import json
 import marshal
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -91,8 +92,22 @@ _SKIPPED_STDLIB: Final = frozenset(
     ]
 )
 _SKIPPED_NUMPY: Final = frozenset(["__pycache__", "f2py", "tests"])
+_SKIPPED_PIP: Final = frozenset(["__pycache__"])
 _STANDARD_LIBRARIES: Final = ("/lib/", "/lib64/", "/usr/lib/", "/usr/lib64/")
 _PREFIX: Final = PurePosixPath("usr/local")
+_SITE_PACKAGES: Final = (
+    _PREFIX / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+)
+_PIP: Final = b"""#!/usr/local/bin/python3
+import sys
+from pip._internal.cli.main import main
+sys.exit(main())
+"""
+_PIP_ENVIRONMENT: Final = (
+    "PIP_DISABLE_PIP_VERSION_CHECK=1",
+    "PIP_NO_CACHE_DIR=1",  # it would lie in the workspace, and come back with the results
+    "PIP_ROOT_USER_ACTION=ignore",
+)
 
 
 @dataclass(slots=True)
@@ -118,7 +133,8 @@ class _Layer:
 
     def _write_file(self, tar: tarfile.TarFile, name: str) -> None:
         if name in self.made:
-            content, mode = self.made[name], 0o644
+            content = self.made[name]
+            mode = 0o755 if content.startswith(b"#!") else 0o644
         else:
             content = self.files[name].read_bytes()
             mode = 0o755 if os.access(self.files[name], os.X_OK) else 0o644
@@ -128,10 +144,9 @@ class _Layer:
 
 
 def build(output: Path, *, python: bool = True) -> str:
-    """Write the image and return its SHA-256 in hex. A few seconds, about 140 MB.
+    """Write the image and return its SHA-256 in hex. A few seconds, about 160 MB.
 
     Without `python` only the shell and the core programs go in: 10 MB, at once.
-
 
     Raises: ImageError: NumPy or a basic program is missing here.
     """
@@ -139,6 +154,8 @@ def build(output: Path, *, python: bool = True) -> str:
     if python:
         _add_python(layer)
         _add_numpy(layer)
+        _add_pip(layer)
+        _add_authorities(layer)
     _add_programs(layer)
     _add_libraries(layer)
     layer.made["etc/passwd"] = b"root:x:0:0:root:/workspace:/bin/sh\n"
@@ -186,7 +203,7 @@ def _write_archive(layer: _Layer, file: IO[bytes]) -> None:
 
 
 def _config(layer: _Layer, digest: str) -> dict[str, object]:
-    env = ["PATH=/usr/local/bin:/usr/bin:/bin", "PYTHONUNBUFFERED=1"]
+    env = ["PATH=/usr/local/bin:/usr/bin:/bin", "PYTHONUNBUFFERED=1", *_PIP_ENVIRONMENT]
     if layer.private_libraries:
         env.append("LD_LIBRARY_PATH=/usr/local/lib")
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
@@ -224,13 +241,37 @@ def _add_numpy(layer: _Layer) -> None:
     if spec is None or spec.origin is None:
         raise ImageError("NumPy is missing here; the base image needs it (run `make setup`)")
     site = Path(spec.origin).parent.parent
-    target = (
-        _PREFIX / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-    )
-    _add_modules(layer, site / "numpy", target / "numpy", _SKIPPED_NUMPY)
+    _add_modules(layer, site / "numpy", _SITE_PACKAGES / "numpy", _SKIPPED_NUMPY)
     for name in ("numpy.libs", f"numpy-{version('numpy')}.dist-info"):
         if (site / name).is_dir():
-            _add_modules(layer, site / name, target / name, frozenset())
+            _add_modules(layer, site / name, _SITE_PACKAGES / name, frozenset())
+
+
+def _add_pip(layer: _Layer) -> None:
+    """This Python's pip; an environment that was made without one gives an image without one."""
+    spec = importlib.util.find_spec("pip")
+    if spec is None or spec.origin is None:
+        return
+    site = Path(spec.origin).parent.parent
+    for name in ("pip", f"pip-{version('pip')}.dist-info"):
+        if (site / name).is_dir():
+            _add_modules(layer, site / name, _SITE_PACKAGES / name, _SKIPPED_PIP)
+    for command in ("pip", "pip3"):
+        layer.made[str(_PREFIX / "bin" / command)] = _PIP
+
+
+def _add_authorities(layer: _Layer) -> None:
+    """Whom this machine trusts for TLS, in one file where the image's OpenSSL looks for it."""
+    places = ssl.get_default_verify_paths()
+    known = (
+        places.cafile,
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+    )
+    for found in known:
+        if found is not None and Path(found).is_file():
+            layer.files[places.openssl_cafile.lstrip("/")] = Path(found).resolve()
+            return
 
 
 def _add_modules(layer: _Layer, root: Path, target: PurePosixPath, skipped: frozenset[str]) -> None:
@@ -247,7 +288,8 @@ def _walk(root: Path, skipped: frozenset[str]) -> Iterator[Path]:
         names[:] = sorted(name for name in names if name not in skipped)
         for name in sorted(files):
             path = Path(directory) / name
-            if path.is_file() and path.suffix not in (".pyc", ".a"):
+            unwanted = path.suffix in (".pyc", ".a") or name == "EXTERNALLY-MANAGED"
+            if path.is_file() and not unwanted:
                 yield path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.money import assert_conserved, assert_settled
 from tests.e2e.network import Network
+from tests.e2e.packages import require_debian, write_debian, write_packages
 from tests.sandbox.registries import (
     PASSWORD,
     USER,
@@ -120,6 +121,29 @@ def test_as_an_ordinary_user(as_user: Network, registry: int) -> None:
     done = run(as_user, f"127.0.0.1:{registry}/team/shell")
     assert done.code == 0, done.err
     assert done.out == "0\n/home/app\nown", "one user on the host, root inside"
+
+
+def test_apt_as_an_ordinary_user(as_user: Network) -> None:
+    """From a repository that was brought along: such machines give jobs no network."""
+    require_debian()
+    write_debian(as_user.base / "debian.tar")
+    brought = as_user.base / "brought"
+    write_packages(brought)
+    as_user.hand_over(brought)
+    done = as_user.dbc("run", "-y", "--for", "2m", "--workspace", str(brought), "--image", "debian.tar",
+                       "--", "sh", "-c", APT)  # fmt: skip
+    assert done.code == 0, done.out + done.err
+    assert done.out.endswith("hello from a package\n"), done.out
+    assert "W: " not in done.out + done.err
+
+
+APT = """
+set -e
+echo 'deb [trusted=yes] file:/workspace/debian ./' > /etc/apt/sources.list
+apt-get update
+apt-get install -y greet
+greet-deb
+"""
 
 
 def test_with_a_password(

@@ -94,6 +94,10 @@ _SKIPPED_STDLIB: Final = frozenset(
 _SKIPPED_NUMPY: Final = frozenset(["__pycache__", "f2py", "tests"])
 _SKIPPED_PIP: Final = frozenset(["__pycache__"])
 _STANDARD_LIBRARIES: Final = ("/lib/", "/lib64/", "/usr/lib/", "/usr/lib64/")
+_BUNDLES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora
+)
 _PREFIX: Final = PurePosixPath("usr/local")
 _SITE_PACKAGES: Final = (
     _PREFIX / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -263,11 +267,7 @@ def _add_pip(layer: _Layer) -> None:
 def _add_authorities(layer: _Layer) -> None:
     """Whom this machine trusts for TLS, in one file where the image's OpenSSL looks for it."""
     places = ssl.get_default_verify_paths()
-    known = (
-        places.cafile,
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-    )
+    known: tuple[str | None, ...] = (places.cafile, *_BUNDLES)
     for found in known:
         if found is not None and Path(found).is_file():
             layer.files[places.openssl_cafile.lstrip("/")] = Path(found).resolve()

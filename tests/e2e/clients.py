@@ -31,15 +31,6 @@ def require_client(name: str) -> None:
     pytest.skip(sentence)
 
 
-def require_program(name: str, reason: str) -> None:
-    """As `require_client`, for what belongs to the system and is not fetched."""
-    if shutil.which(name):
-        return
-    if os.environ.get("REQUIRE_GVISOR") == "1":
-        pytest.fail(f"{name} is missing: {reason}")
-    pytest.skip(f"{name} is missing: {reason}")
-
-
 @dataclass(frozen=True, slots=True)
 class Tools:
     """Everything through one configuration, as a person has it; the home is root's, whoever serves."""

@@ -1,6 +1,7 @@
 """Descriptors that the host is given stay what they are until it has taken them."""
 
 import asyncio
+import gc
 import os
 import time
 from pathlib import Path
@@ -42,6 +43,7 @@ async def test_a_command_that_is_given_up_while_it_starts(tmp_path: Path) -> Non
     """Else the numbers may be another order's files by the time the host passes them on."""
     host = SlowHost()
     sandbox = LocalSandbox(tmp_path, host, ModeReport(Mode.PROCESS, (), "test"))  # type: ignore[arg-type]
+    gc.collect()  # what earlier tests dropped may be closed at any moment
     before = open_descriptors()
     starting = asyncio.create_task(sandbox.exec(7, ("sh",)))
     await host.begun.wait()
@@ -49,4 +51,4 @@ async def test_a_command_that_is_given_up_while_it_starts(tmp_path: Path) -> Non
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert host.found == [True] * 5
-    assert open_descriptors() == before
+    assert open_descriptors() <= before

@@ -24,7 +24,7 @@ from deepbrain.provider.inventory import Inventory
 from deepbrain.provider.loop import Agent
 from deepbrain.provider.onchain import OnChain
 from deepbrain.sandbox.fake import FakeProcess, FakeSandbox
-from deepbrain.sandbox.sandbox import Mode, SandboxError
+from deepbrain.sandbox.sandbox import TOOL, Mode, SandboxError
 from deepbrain.sandbox.sandbox import Network as SandboxNetwork
 
 ALICE, BOB = Keypair.from_uri("//Alice"), Keypair.from_uri("//Bob")
@@ -55,7 +55,15 @@ async def _hog(process: FakeProcess) -> int:
     raise MemoryError
 
 
-PROGRAMS = {"job": _job, "serve": _serve, "hog": _hog}
+async def _tool(process: FakeProcess) -> int:
+    """The one question of the tenant's tool that the command asks by itself."""
+    _, question, path = process.argv
+    if question != "is-directory":
+        return 125
+    return 0 if (process.volume / path).is_dir() else 1
+
+
+PROGRAMS = {"job": _job, "serve": _serve, "hog": _hog, TOOL: _tool}
 
 
 class Broken(FakeSandbox):

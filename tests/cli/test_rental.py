@@ -18,6 +18,7 @@ from deepbrain.cli.renter.orders import _attach, _bill, _logs, _stop, orders_of
 from deepbrain.cli.renter.run import _run
 from deepbrain.cli.renter.tenant import _copy_in, _copy_out, _exec
 from deepbrain.cli.renter.wish import Wish
+from deepbrain.client.results import ResultsRefused
 from deepbrain.client.workspace import scan
 from deepbrain.net.messages import ALL_SCOPES
 from deepbrain.pallets.machines import Isolation, Machines, Network
@@ -28,6 +29,7 @@ from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import MicroUsd, Seconds
 from deepbrain.provider.act import Actor
 from deepbrain.provider.plan import Prepare
+from deepbrain.sandbox.fake import FakeSandbox
 from deepbrain.sandbox.sandbox import Mode
 from deepbrain.sandbox.sandbox import Network as SandboxNetwork
 
@@ -355,12 +357,55 @@ async def test_exec_and_cp_work_beside_the_job(
     assert code == 0
     assert b"hi\n" in capsysbinary.readouterr().out
     assert await _exec(market.choices, alice, number, ("exit", "9"), (), "", False, False) == 9
-    await _copy_in(market.choices, alice, number, scan(workspace), "inputs")
-    await _copy_out(market.choices, alice, number, "inputs/train.py", tmp_path / "back.py")
+    await _copy_in(market.choices, alice, number, str(workspace), "inputs")
+    await _copy_out(market.choices, alice, number, "inputs/train.py", f"{tmp_path}/back.py")
     assert (tmp_path / "back.py").read_text() == "print('hello')"
     assert not (tmp_path / ".env").exists()
     assert int(ALL_SCOPES) == 15
     assert isinstance(ALICE, Keypair)
+
+
+async def test_copies_arrive_where_cp_would_have_them(
+    market: Market, workspace: Path, tmp_path: Path
+) -> None:
+    provider = await market.provider()
+    number = await detached(market, tmp_path, "serve")
+    alice, file = named("//Alice"), str(workspace / "train.py")
+    sandbox = provider.agent.sandbox
+    assert isinstance(sandbox, FakeSandbox)
+    volume = sandbox._tenant(int(number)).volume
+
+    async def arrived(source: str, path: str) -> list[str]:
+        before = set(volume.rglob("*"))
+        await _copy_in(market.choices, alice, number, source, path)
+        found = set(volume.rglob("*")) - before
+        return sorted(each.relative_to(volume).as_posix() for each in found if each.is_file())
+
+    assert await arrived(file, "") == ["train.py"]
+    assert await arrived(file, "other.py") == ["other.py"]
+    assert await arrived(file, "new/name.py") == ["new/name.py"]
+    assert await arrived(file, "new") == ["new/train.py"]
+    assert await arrived(f"{workspace}", "data") == ["data/train.py"]
+    assert await arrived(f"{workspace}/", "data") == ["data/job/train.py"]
+    assert await arrived(f"{workspace}/.", "more/") == ["more/train.py"]
+    assert await arrived(f"{workspace}", ".") == ["job/train.py"]
+    with pytest.raises(UserError, match="no directory absent/"):
+        await arrived(file, "absent/")
+
+    async def back(path: str, target: str) -> list[str]:
+        before = set((tmp_path / "here").rglob("*"))
+        await _copy_out(market.choices, alice, number, path, f"{tmp_path}/here/{target}")
+        found = set((tmp_path / "here").rglob("*")) - before
+        return sorted(each.relative_to(tmp_path / "here").as_posix() for each in found)
+
+    (tmp_path / "here").mkdir()
+    assert await back("train.py", "") == ["train.py"]
+    assert await back("train.py", "mine.py") == ["mine.py"]
+    assert await back("data/job", "kept/") == ["kept", "kept/train.py"]
+    assert await back("data/job", "kept") == ["kept/job", "kept/job/train.py"]
+    with pytest.raises(ResultsRefused, match="no directory"):
+        await back("train.py", "absent/")
+    assert not (tmp_path / "here" / "absent").exists()
 
 
 async def test_an_order_that_ends_before_its_job_runs_is_not_waited_for(

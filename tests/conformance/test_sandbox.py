@@ -32,6 +32,7 @@ from deepbrain.sandbox.open import UNPACK_UID
 from deepbrain.sandbox.remote import RemoteHost, inherited_socket
 from deepbrain.sandbox.sandbox import (
     MAX_EXECS,
+    TOOL,
     ExecSession,
     ExitReason,
     ImageError,
@@ -601,6 +602,18 @@ async def test_copies_in(setup: Setup, box: Sandbox) -> None:
     assert found["dest/in/file.txt"] == b"x" * 300_000
     with pytest.raises(SandboxError):
         await box.import_(order, stream(tar_of({"../evil": b"x"})), "dest")
+
+
+@only(*REAL)
+async def test_the_tool_tells_what_is_a_directory(setup: Setup, box: Sandbox) -> None:
+    order = await launch(box, shell(setup, "mkdir in; touch file; ln -s in link; sleep 300"))
+    await box.import_(order, stream(tar_of({"in/there": b""})))
+    answers = {}
+    for path in ("in", "link", "file", "absent", "/", "/absent"):
+        session = await box.exec(order, (TOOL, "is-directory", path))
+        answers[path] = await session.wait()
+        await session.close()
+    assert answers == {"in": 0, "link": 0, "file": 1, "absent": 1, "/": 0, "/absent": 1}
 
 
 def tar_of(files: dict[str, bytes]) -> bytes:

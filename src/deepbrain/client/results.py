@@ -108,10 +108,13 @@ async def receive_file(
     target: Path,
     limits: Limits = Limits(),
     progress: Callable[[int], None] = lambda _: None,
+    *,
+    only_directory: bool = False,
 ) -> Results:
     """Unpack the file or directory that stands at `path` in a stream as the new name `target`.
 
-    Raises: ResultsRefused: as `receive`, or the stream holds no such file that can be taken.
+    Raises: ResultsRefused: as `receive`, or the stream holds no such file that can be taken, or a file
+    with `only_directory`.
     """
     _ensure_absent(target)
     with _staging(target) as outer:
@@ -120,6 +123,8 @@ async def receive_file(
         if source is None:
             why = f" ({results.omitted[0]})" if results.omitted else ""
             raise ResultsRefused(f"the machine sent no {path} that can be taken{why}")
+        if only_directory and not source.is_dir():
+            raise ResultsRefused(f"there is no directory {target} for a file; make it first")
         try:
             _publish(source, target)
         except OSError as error:

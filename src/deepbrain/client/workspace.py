@@ -13,7 +13,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
@@ -133,6 +133,19 @@ def scan_file(path: Path) -> Workspace:
     source = Path(os.path.realpath(path))
     entry = Entry(path.name, stat.S_IFREG | mode, status.st_size, str(source))
     return Workspace(root, (entry,), ())
+
+
+def below(workspace: Workspace, name: str) -> Workspace:
+    """The same, as a directory of this name in the tar."""
+    top = Entry(name, stat.S_IFDIR | 0o755, 0, ".")
+    entries = (replace(entry, path=f"{name}/{entry.path}") for entry in workspace.entries)
+    return replace(workspace, entries=(top, *entries))
+
+
+def as_name(workspace: Workspace, name: str) -> Workspace:
+    """A workspace of one file, with the file under another name."""
+    (entry,) = workspace.entries
+    return replace(workspace, entries=(replace(entry, path=name),))
 
 
 def pack(

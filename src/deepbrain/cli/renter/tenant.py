@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import posixpath
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,12 +15,16 @@ from deepbrain.cli.failure import UserError
 from deepbrain.cli.output import files_and_size, progress, say
 from deepbrain.cli.renter.orders import ORDER, arguments, reaching
 from deepbrain.primitives.ids import OrderId
+from deepbrain.sandbox.sandbox import TOOL
 
 if TYPE_CHECKING:
     from deepbrain.cli.keys import Chosen
     from deepbrain.client.workspace import Workspace
+    from deepbrain.net.session import Session
 
 _CHUNK: Final = 1 << 18
+_ITSELF: Final = ("", ".", "..")
+"""Last parts of a path that give a copy no name."""
 
 
 @click.command("exec", context_settings={"allow_interspersed_args": False})
@@ -57,12 +62,15 @@ def exec_(
 def cp(source: str, target: str) -> None:
     """Copy files to or from a running or ended order.
 
-    One side is ORDER:PATH, with PATH relative to /workspace. Nothing here is ever written over.
+    One side is ORDER:PATH, with PATH relative to /workspace. As with `scp -r`, what exists as a directory
+    is copied into; otherwise the copy gets the name. Nothing here is ever written over.
 
     \b
     dbc cp 7:model.npz .            one file, into this directory
-    dbc cp 7:checkpoints ./keep     a directory, under a new name
-    dbc cp ./data 7:inputs          into the running job's inputs/
+    dbc cp 7:checkpoints ./keep     a directory, into keep/ or as keep
+    dbc cp train.py 7:              into the running job's /workspace
+    dbc cp ./data 7:inputs          as the job's inputs, or into it where it is there
+    dbc cp ./data/. 7:inputs        what is in data, into inputs/
     """
     there, here = _remote(source), _remote(target)
     if (there is None) == (here is None):
@@ -71,11 +79,10 @@ def cp(source: str, target: str) -> None:
     chosen = choices.chosen()
     if there is not None:
         order, path = there
-        path = path.rstrip("/")
-        block_on(_copy_out(choices, chosen, order, path, _new_name(path, Path(target))))
+        block_on(_copy_out(choices, chosen, order, path.rstrip("/"), target))
     elif here is not None:
         order, path = here
-        block_on(_copy_in(choices, chosen, order, _scan(Path(source)), path))
+        block_on(_copy_in(choices, chosen, order, source, path))
 
 
 def _remote(text: str) -> tuple[OrderId, str] | None:
@@ -85,12 +92,16 @@ def _remote(text: str) -> tuple[OrderId, str] | None:
     return OrderId(int(number)), path
 
 
-def _new_name(path: str, target: Path) -> Path:
+def _is_directory_here(path: str) -> bool:
+    return Path(path).is_dir()
+
+
+def _new_name(path: str, target: str) -> Path:
     """Where a copy of `path` goes: below `target` where that is a directory. Raises: UserError."""
     name = Path(path).name
     if not name or name == "..":
         raise UserError("name a file or directory below /workspace, such as 7:model.npz")
-    return target / name if target.is_dir() else target
+    return Path(target, name) if _is_directory_here(target) else Path(target)
 
 
 def _scan(source: Path) -> "Workspace":
@@ -100,6 +111,40 @@ def _scan(source: Path) -> "Workspace":
     for note in workspace.notes:
         say(note)
     return workspace
+
+
+async def _landing(
+    session: "Session", workspace: "Workspace", source: str, path: str
+) -> "tuple[Workspace, str]":
+    """What to send and the directory to unpack it in, so that `source` arrives at `path` as `cp -r` has it.
+
+    Raises: UserError: a file should go into a directory that is not there.
+    """
+    from deepbrain.client.workspace import as_name, below
+
+    name, is_directory = posixpath.basename(source.rstrip("/")), _is_directory_here(source)
+    if is_directory and name in _ITSELF:
+        return workspace, path or "."
+    exists = path.strip("/") in ("", ".") or await _is_directory(session, path)
+    if is_directory:
+        return below(workspace, name) if exists else workspace, path or "."
+    if exists:
+        return workspace, path or "."
+    parent, name = posixpath.split(path)
+    if name in _ITSELF:
+        raise UserError(
+            f"there is no directory {path} in the order; make it first, or name the file"
+        )
+    return as_name(workspace, name), parent or "."
+
+
+async def _is_directory(session: "Session", path: str) -> bool:
+    """Whether a directory is there. Raises: UserError: the machine cannot tell."""
+    async with await session.exec((TOOL, "is-directory", path)) as command:
+        code = await command.wait()
+    if code not in (0, 1):
+        raise UserError(f"the machine does not tell whether {path} is a directory; copy with scp")
+    return code == 0
 
 
 async def _exec(
@@ -124,33 +169,39 @@ async def _exec(
 
 
 async def _copy_out(
-    choices: Choices, chosen: "Chosen", order: OrderId, path: str, target: Path
+    choices: Choices, chosen: "Chosen", order: OrderId, path: str, target: str
 ) -> None:
     from deepbrain.cli.renter.reach import closing
     from deepbrain.client.results import receive_file
 
+    place = _new_name(path, target)
+    only_directory = target.endswith("/") and place == Path(target)
     async with reaching(choices, chosen, order) as reach:
         session = await reach.session()
         with progress(f"copying {path}", None) as advance:
             async with closing(session.copy_out([path])) as chunks:
-                results = await receive_file(chunks, path, target, progress=advance)
+                results = await receive_file(
+                    chunks, path, place, progress=advance, only_directory=only_directory
+                )
     for omission in results.omitted:
         say(f"left out {omission}")
-    say(f"{files_and_size(results.files, results.size)} in {target}")
+    say(f"{files_and_size(results.files, results.size)} in {place}")
 
 
 async def _copy_in(
-    choices: Choices, chosen: "Chosen", order: OrderId, workspace: "Workspace", path: str
+    choices: Choices, chosen: "Chosen", order: OrderId, source: str, path: str
 ) -> None:
     from deepbrain.client.workspace import pack
 
+    found = _scan(Path(source))
     with tempfile.TemporaryDirectory(prefix="dbc-cp-") as scratch:
-        packed = pack(workspace, Path(scratch) / "files.tar")
         async with reaching(choices, chosen, order) as reach:
             session = await reach.session()
-            with progress(f"copying {workspace.root.name}", packed.size) as advance:
-                await session.copy_in(_chunks(packed.path, advance), path or ".")
-    say(f"{files_and_size(workspace.files, workspace.size)} in {order}:{path or '.'}")
+            workspace, into = await _landing(session, found, source, path)
+            packed = await asyncio.to_thread(pack, workspace, Path(scratch) / "files.tar")
+            with progress(f"copying {source}", packed.size) as advance:
+                await session.copy_in(_chunks(packed.path, advance), into)
+    say(f"{files_and_size(found.files, found.size)} in {order}:{path or '.'}")
 
 
 async def _chunks(path: Path, advance: Callable[[int], None]) -> AsyncIterator[bytes]:

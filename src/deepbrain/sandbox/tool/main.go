@@ -17,16 +17,17 @@ const (
 )
 
 var commands = map[string]func([]string) int{
-	"init":        initMain,    // pid 1 of a tenant, or the root of a process tenant
-	"run":         runMain,     // an exec session
-	"session":     sessionMain, // around the client of an exec session, on the host
-	"confine":     confineMain, // drop rights, then exec (process mode)
-	"tar-out":     tarOutMain,
-	"tar-in":      tarInMain,
-	"login":       loginMain,
-	"sftp-server": sftpMain,
-	"dial":        dialMain,
-	"canary":      canaryMain,
+	"init":         initMain,    // pid 1 of a tenant, or the root of a process tenant
+	"run":          runMain,     // an exec session
+	"session":      sessionMain, // around the client of an exec session, on the host
+	"confine":      confineMain, // drop rights, then exec (process mode)
+	"tar-out":      tarOutMain,
+	"tar-in":       tarInMain,
+	"is-directory": isDirectoryMain,
+	"login":        loginMain,
+	"sftp-server":  sftpMain,
+	"dial":         dialMain,
+	"canary":       canaryMain,
 }
 
 func main() {
@@ -35,7 +36,7 @@ func main() {
 			os.Exit(command(os.Args[2:]))
 		}
 	}
-	os.Exit(fail(exitUsage, "usage: tool init|run|confine|tar-out|tar-in|login|sftp-server|dial|canary ..."))
+	os.Exit(fail(exitUsage, "usage: tool init|run|confine|tar-out|tar-in|is-directory|login|sftp-server|dial|canary ..."))
 }
 
 func fail(code int, format string, values ...any) int {

@@ -27,6 +27,24 @@ func workspace() string {
 	return "/workspace"
 }
 
+func inWorkspace(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(workspace(), path)
+}
+
+// isDirectoryMain says by its exit code whether a path is a directory, or leads to one: `is-directory PATH`.
+func isDirectoryMain(args []string) int {
+	if len(args) != 1 {
+		return exitUsage
+	}
+	if info, err := os.Stat(inWorkspace(args[0])); err != nil || !info.IsDir() {
+		return 1
+	}
+	return 0
+}
+
 // tarOutMain writes paths as a tar to stdout: `tar-out [--newer NS] [--max N] -- path...`.
 // Relative paths are below the workspace and keep their names; absolute ones lose the leading slash.
 // Regular files and directories only: nothing is followed, sent as a link, or blocked on. With --newer
@@ -177,10 +195,7 @@ func tarInMain(args []string) int {
 	if len(args) != 1 {
 		return exitUsage
 	}
-	destination := args[0]
-	if !filepath.IsAbs(destination) {
-		destination = filepath.Join(workspace(), destination)
-	}
+	destination := inWorkspace(args[0])
 	if err := os.MkdirAll(destination, 0o755); err != nil {
 		return fail(1, "%v", err)
 	}

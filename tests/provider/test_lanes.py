@@ -12,6 +12,7 @@ from tests.net.ends import KINDS
 from tests.provider.house import House, eventually, house, manifest_of, tar_of
 
 from deepbrain.net import lanes
+from deepbrain.net import session as session_module
 from deepbrain.net.errors import ConnectionLost, NetError, RefusalCode, Refused
 from deepbrain.net.frames import expect_reply, request_bytes
 from deepbrain.net.messages import (
@@ -244,6 +245,26 @@ async def test_without_lanes_it_is_lost_and_goes_on_where_it_stopped(
         await session.put_blob(archive, DIGEST, lambda done, _: first.append(done))
         assert first[0] > 1 << 20
         await home.wait_stage(session, Stage.EXITED)
+
+
+async def test_a_machine_that_falls_silent_is_left_on_all_lanes_at_once(
+    tmp_path, far, archive, slow_disk, monkeypatch
+):
+    """They share the path; each alone would notice after 30 s."""
+    monkeypatch.setattr(session_module, "BEAT_SECONDS", 0.05)
+
+    async def silent() -> None:
+        raise TimeoutError
+
+    async with house("fake", tmp_path) as home:
+        session = await awaiting(home)
+        sending = asyncio.create_task(session.put_blob(archive, DIGEST))
+        await eventually(lambda: joined(home) > 3)
+        monkeypatch.setattr(session, "_hear", silent)
+        with pytest.raises(ConnectionLost):
+            async with asyncio.timeout(2):
+                await sending
+        await eventually(lambda: home.agent._gate.visits == 0)
 
 
 async def test_a_session_that_is_closed_leaves_nothing(tmp_path, far, archive, slow_disk):

@@ -125,6 +125,17 @@ def machine() -> str:
     )
 
 
+def machines_of(result: dict[str, object]) -> list[str]:
+    """Which parts were measured where: parts keep their figures when others are measured again."""
+    machines = result["machines"]
+    if not isinstance(machines, dict):
+        raise TypeError("the result names no machines")
+    return [
+        f"Machine of {', '.join(sorted(part for part in machines if machines[part] == name))}: {name}.  "
+        for name in sorted(set(machines.values()))
+    ]
+
+
 def page(result: dict[str, object]) -> str:
     lines = [
         "# Benchmarks",
@@ -145,7 +156,7 @@ def page(result: dict[str, object]) -> str:
             f"| `{name}` | {value:,g} | {goal} | {figure.met(value)} "
             f"| {measured[figure.part]} | {figure.meaning} |"
         )
-    lines += ["", f"Machine: {result['machine']}.", ""]
+    lines += ["", *machines_of(result), ""]
     notes = ROOT / "docs" / "benchmarks-notes.md"
     if notes.exists():
         lines += [notes.read_text().strip(), ""]
@@ -161,13 +172,15 @@ def main() -> int:
         return 2
     figures = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     measured = figures.pop("measured", {})
+    machines = figures.pop("machines", {})
     for name in wanted:
         print(f"bench: {name} …", flush=True)
         figures.update(available[name]())
+        machines[name] = machine()
         measured[name] = time.strftime("%Y-%m-%d")
     result = {name: figures[name] for name in FIGURES if name in figures}
     result |= {name: value for name, value in figures.items() if name not in FIGURES}
-    result |= {"measured": measured, "machine": machine()}
+    result |= {"measured": measured, "machines": machines}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     PAGE.write_text(page(result))

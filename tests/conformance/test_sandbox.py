@@ -32,6 +32,7 @@ from deepbrain.sandbox.open import UNPACK_UID
 from deepbrain.sandbox.remote import RemoteHost, inherited_socket
 from deepbrain.sandbox.sandbox import (
     MAX_EXECS,
+    NOT_RESULTS,
     TOOL,
     ExecSession,
     ExitReason,
@@ -586,6 +587,26 @@ async def test_workspace_results_and_changes(setup: Setup, box: Sandbox) -> None
         "sub": b"",
         "sub/deep.txt": b"deep",
     }
+
+
+async def test_what_editors_and_shells_leave_at_home_is_no_result(
+    setup: Setup, box: Sandbox
+) -> None:
+    tenant = shell(setup, "sleep 300")
+    await box.prepare(tenant)
+    await box.start(tenant.order)
+    await asyncio.sleep(0.2)
+    left = {f"{name}/bin/server": b"x" for name in NOT_RESULTS if "history" not in name}
+    left |= {name: b"x" for name in NOT_RESULTS if "history" in name}
+    kept = {"model.bin": b"w", "deep/.cache/of-the-job": b"c", ".cached": b"d"}
+    await box.import_(tenant.order, stream(tar_of(left | kept)))
+    for _ in range(2):
+        assert names(await exported(box, tenant.order, changed_only=True)) == kept
+        assert set(left) <= set(names(await exported(box, tenant.order))), "who asks for all has it"
+        named = names(await exported(box, tenant.order, [".vscode-server"], changed_only=True))
+        assert named == {".vscode-server/bin/server": b"x"}
+        await box.signal(tenant.order, signal.SIGKILL)
+        await box.wait(tenant.order)
 
 
 async def exported(

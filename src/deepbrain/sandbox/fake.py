@@ -17,6 +17,7 @@ from pathlib import Path
 from deepbrain.sandbox.logs import encode_record
 from deepbrain.sandbox.sandbox import (
     MAX_EXECS,
+    NOT_RESULTS,
     TERM_GRACE_SECONDS,
     ExecSession,
     ExitReason,
@@ -447,6 +448,8 @@ def _pack(tar: tarfile.TarFile, volume: Path, path: str, newer: float | None) ->
     for found in [start, *sorted(start.rglob("*"))] if start.is_dir() else [start]:
         name = os.path.relpath(found, volume)
         if found.is_symlink() or name == "." or not found.exists():
+            continue
+        if newer is not None and path == "." and Path(name).parts[0] in NOT_RESULTS:
             continue
         changed = newer is None or found.stat().st_ctime > newer
         if (newer is None and found.is_dir()) or (changed and found.is_file()):

@@ -35,6 +35,12 @@ WORKSPACE = "/workspace"
 TOOL = "/.dbc/tool"
 """The static tenant tool, mounted read-only in every tenant."""
 
+NOT_RESULTS = (
+    ".bash_history", ".cache", ".cursor-server", ".python_history",
+    ".vscode-server", ".vscode-server-insiders", ".windsurf-server", ".zed_server",
+)  # fmt: skip
+"""Names at the top of a volume, a job's home, that renters' editors and shells leave there: no results."""
+
 MAX_EXECS = 16
 """Live exec sessions an order may have; each costs the host a client process."""
 
@@ -355,8 +361,8 @@ class Sandbox(Protocol):
         """A tar stream of paths (relative ones below `/workspace`), running or exited. A path that does
         not exist is taken as a pattern; what is not there is left out.
 
-        `changed_only`: regular files created or changed since the start, of the whole volume when no
-        path is named. Regular files and directories only; links are never followed nor sent. After
+        `changed_only`: regular files created or changed since the start, of the whole volume without
+        `NOT_RESULTS` when no path is named. Regular files and directories only; links are never followed nor sent. After
         the exit only the volume is there. What could not be read is left out. Raises: SandboxError:
         none of the paths is there, or the tenant is not.
         """

@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     "--out",
     multiple=True,
     metavar="PATTERN",
-    help="Bring back these files (default: all that are new or changed).",
+    help="Bring back these files (default: all that are new or changed, but for what editors "
+    "and shells leave: .vscode-server, .cache and the like).",
 )
 @click.option(
     "--into",

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -17,6 +18,13 @@ import (
 const bufferSize = 256 << 10
 
 var errTooLong = errors.New("the stream is over its bound")
+
+// notResults is what renters' editors and shells leave in the workspace, which is their home: nobody asked
+// for it. The same as NOT_RESULTS in sandbox.py.
+var notResults = []string{
+	".bash_history", ".cache", ".cursor-server", ".python_history",
+	".vscode-server", ".vscode-server-insiders", ".windsurf-server", ".zed_server",
+}
 
 // workspace is where relative paths start. Only a process tenant, which has no root of its own, is told
 // another place.
@@ -48,7 +56,8 @@ func isDirectoryMain(args []string) int {
 // tarOutMain writes paths as a tar to stdout: `tar-out [--newer NS] [--max N] -- path...`.
 // Relative paths are below the workspace and keep their names; absolute ones lose the leading slash.
 // Regular files and directories only: nothing is followed, sent as a link, or blocked on. With --newer
-// only regular files created or changed after that moment are sent. A path that does not exist is taken as
+// only regular files created or changed after that moment are sent, of the whole workspace without
+// notResults. A path that does not exist is taken as
 // a pattern. What cannot be read is named on stderr and left out; nothing at all is an error.
 func tarOutMain(args []string) int {
 	flags := flag.NewFlagSet("tar-out", flag.ContinueOnError)
@@ -125,6 +134,12 @@ func (p *packer) add(full, name string) error {
 			return err
 		}
 		label := filepath.Join(name, below)
+		if p.newer >= 0 && full == inWorkspace(".") && slices.Contains(notResults, label) {
+			if entry.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
 		switch {
 		case entry.IsDir() && p.newer < 0 && label != ".":
 			return p.addDirectory(entry, label)

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import fcntl
 import ipaddress
 import json
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.home import home
@@ -55,6 +57,8 @@ AGENT_UID: Final = 51_998
 FORCED_MODE: Final = "DBC_FORCE_MODE"
 MODES: Final = ("auto", "gvisor", "gvisor-own", "process")
 _MIB: Final = 1 << 20
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - private files, never on disk
+_LOOK: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,19 +217,41 @@ def closed_environment(addresses: Sequence[str]) -> dict[str, str]:
 @contextlib.contextmanager
 def passphrase_file(password: str | None) -> Iterator[dict[str, str]]:
     """The environment by which an agent opens its controller's key; in memory only, gone after."""
+    _sweep_memory()
     if password is None:
         yield {}
         return
-    path = Path("/dev/shm") / f"dbc-{secrets.token_hex(8)}"  # noqa: S108 - private, never on disk
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
+    path = _MEMORY / f"dbc-{secrets.token_hex(8)}"
+    with _open_locked(path) as file:
+        try:
             file.write(password)
-        if os.geteuid() == 0:
-            os.chown(path, AGENT_UID, AGENT_UID)
-        yield {"DBC_PASSPHRASE_FILE": str(path)}
-    finally:
-        path.unlink(missing_ok=True)
+            file.flush()
+            if os.geteuid() == 0:
+                os.chown(path, AGENT_UID, AGENT_UID)
+            yield {"DBC_PASSPHRASE_FILE": str(path)}
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _open_locked(path: Path) -> TextIO:
+    """A new private file, locked for as long as it is open: so a sweep takes only what the killed left."""
+    while True:
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # a sweep came before the lock
+
+
+def _sweep_memory() -> None:
+    """Remove passwords of ours whose `join` was killed."""
+    ours = {os.geteuid(), AGENT_UID} if os.geteuid() == 0 else {os.geteuid()}
+    for left in _MEMORY.glob("dbc-*"):
+        with contextlib.suppress(OSError), os.fdopen(os.open(left, _LOOK)) as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_uid in ours:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
 
 
 def hardware_of(inventory: Inventory, capacity: Capacity, seen: Sequence[SeenGpu] = ()) -> Hardware:

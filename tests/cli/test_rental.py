@@ -108,6 +108,16 @@ async def test_no_workspace_and_no_results_leave_nothing_behind(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+async def test_results_that_nothing_matches_are_not_to_be_tried_again(
+    market: Market, tmp_path: Path, capsys
+) -> None:
+    await market.provider()
+    assert await run(market, wish("echo", "hi", out=("*.npz",)), tmp_path / "out") == 0
+    said = capsys.readouterr().err
+    assert "dbc: results: the files were not copied out: there is no *.npz\n" in said
+    assert "attach" not in said
+
+
 async def test_out_of_memory_is_137(market: Market, tmp_path: Path) -> None:
     await market.provider()
     assert await run(market, wish("hog"), tmp_path / "out") == 137

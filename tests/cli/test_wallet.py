@@ -1,5 +1,6 @@
 """Keys are made, moved and listed without a secret on a command line."""
 
+import io
 import json
 from pathlib import Path
 
@@ -53,6 +54,17 @@ def test_a_phrase_is_imported_from_a_file(dbc, passphrase: Path, tmp_path: Path)
     outcome = dbc("wallet", "import", "other", "--phrase-file", str(phrase))
     assert outcome.code == 1
     assert "phrase is not valid" in outcome.err
+
+
+def test_a_question_that_nobody_answers_says_how_to_agree_beforehand(
+    dbc, passphrase, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
+    dbc("wallet", "new", "main")
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    outcome = dbc("wallet", "remove", "main")
+    assert outcome.code == 1
+    assert outcome.err.endswith("\ndbc: nobody answers here; pass -y to agree beforehand\n")
+    assert dbc("wallet", "address", "main").code == 0, "it is there still"
 
 
 def test_a_corrupt_keystore_is_one_sentence_and_does_not_hide_the_others(  # type: ignore[no-untyped-def]

@@ -151,7 +151,10 @@ def run(args: Sequence[str] | None = None) -> int:
         outcome: Any = dbc.main(args, prog_name="dbc", standalone_mode=False)
     except click.exceptions.Exit as leave:
         return leave.exit_code
-    except click.Abort:
+    except click.Abort as abort:
+        if isinstance(abort.__context__, EOFError) and not sys.stdin.isatty():
+            click.echo("\ndbc: nobody answers here; pass -y to agree beforehand", err=True)
+            return 1
         click.echo("dbc: interrupted", err=True)
         return 130
     except click.ClickException as error:

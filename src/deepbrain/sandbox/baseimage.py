@@ -243,7 +243,9 @@ def _base_paths() -> dict[str, str]:
 def _add_numpy(layer: _Layer) -> None:
     spec = importlib.util.find_spec("numpy")
     if spec is None or spec.origin is None:
-        raise ImageError("NumPy is missing here; the base image needs it (run `make setup`)")
+        raise ImageError(
+            "NumPy is missing here, and the base image needs it; `pip install 'deepbrain[provider]'`"
+        )
     site = Path(spec.origin).parent.parent
     _add_modules(layer, site / "numpy", _SITE_PACKAGES / "numpy", _SKIPPED_NUMPY)
     for name in ("numpy.libs", f"numpy-{version('numpy')}.dist-info"):

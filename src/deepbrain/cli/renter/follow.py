@@ -249,6 +249,9 @@ async def fetch_results(reach: Reach, target: Path) -> None:
         say(f"results: {error}")
         return
     except (NetError, NodeUnreachable, ConnectionLost) as error:
+        if isinstance(error, Refused) and error.code is RefusalCode.FAILED:
+            say(f"results: {error}")  # such as: there is no file of that name or pattern
+            return
         say(f"results could not be fetched ({error}); try `dbc attach {reach.order}` later")
         return
     for omission in results.omitted:

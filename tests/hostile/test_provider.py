@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.cli.market import Market, Provider, open_market
+from tests.cli.market import BOB, Market, Provider, open_market
 from tests.cli.test_rental import order, run, wish
 from tests.hostile.provider_lies import (
     ORDERS_A_TERMINAL,
@@ -40,6 +40,7 @@ from deepbrain.net.messages import (
     PutManifest,
     Status,
 )
+from deepbrain.pallets.machines import Machines
 from deepbrain.pallets.rent import Ended, Ending
 from deepbrain.primitives.ids import MachineId
 from deepbrain.primitives.units import U64, Seconds
@@ -272,3 +273,32 @@ def test_the_results_reach_out(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "escaped").exists()
     assert (root / ".git/hooks/post-checkout").exists()
     assert (root / "su").stat().st_mode & stat.S_ISUID
+
+
+@pytest.mark.parametrize("checked", [True, False])
+async def test_a_machine_names_no_service_of_the_renters_own_as_its_relay(
+    market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: bool
+) -> None:
+    """Her program would ask it by HTTP, from inside her network."""
+    asked = []
+
+    async def service(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(True)
+        writer.close()
+
+    if not checked:
+        monkeypatch.setattr("deepbrain.cli.renter.relays.is_near", lambda _: False)
+    async with await asyncio.start_server(service, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        provider = await market.provider()
+        listed = await market.client.at().get(Machines.machines, provider.id)
+        assert listed is not None
+        address = listed.address.but(
+            relays=(f"http://127.0.0.1:{port}", f"http://localhost:{port}")
+        )
+        await market.client.submit(
+            Machines.set_address.make(machine=provider.id, address=address), BOB
+        )
+        assert await run(market, wish("job", "0"), tmp_path / "out") == 0
+        await asyncio.sleep(0.5)
+    assert bool(asked) is not checked

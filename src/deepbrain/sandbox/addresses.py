@@ -36,6 +36,16 @@ def is_outside(text: str) -> bool:
     return not any(inner in network for network in (*NOT_PUBLIC, *attached_networks()))
 
 
+def is_near(address: Address) -> bool:
+    """Whether it is this machine, a network that it is in, or one that the internet does not reach."""
+    inner = _inner(address)
+    if isinstance(inner, ipaddress.IPv6Address) and not (inner.is_global and address.is_global):
+        return True
+    return _is_ours(inner) or any(
+        inner in network for network in (*NOT_PUBLIC, *attached_networks())
+    )
+
+
 def _inner(address: Address) -> Address:
     """The IPv4 address that an IPv6 one stands for, by any of the usual translations."""
     if isinstance(address, ipaddress.IPv4Address):

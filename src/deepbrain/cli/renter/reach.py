@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from deepbrain.cli.renter.market import short, ways_to
+from deepbrain.cli.renter.market import short
+from deepbrain.cli.renter.relays import ways_for_renters
 from deepbrain.net.access import Grant
 from deepbrain.net.endpoint import IrohEndpoint
 from deepbrain.net.errors import NetError, Unreachable
@@ -96,7 +97,7 @@ class Reach:
             order=self.order,
             last_block=BlockNumber(int(head.number) + PROOF_BLOCKS),
         )
-        return Way(ways_to(machine.address), grant)
+        return Way(await ways_for_renters(self.client, machine.address), grant)
 
 
 async def _learn_own_address(endpoint: Endpoint, relays: Sequence[str]) -> None:

@@ -29,9 +29,10 @@ from deepbrain.cli.renter.follow import (
     follow,
 )
 from deepbrain.cli.renter.journal import Run
-from deepbrain.cli.renter.market import Offered, mode_name, ways_to
+from deepbrain.cli.renter.market import Offered, mode_name
 from deepbrain.cli.renter.reach import Reach, fresh_endpoint
 from deepbrain.cli.renter.registry import Pinned, credentials_for, pin_soon
+from deepbrain.cli.renter.relays import ways_for_renters
 from deepbrain.cli.renter.wish import Wish, choose_image
 from deepbrain.client.errors import CallFailed
 from deepbrain.net import messages
@@ -207,10 +208,11 @@ async def unless_ended(reach: Reach, work: Coroutine[Any, Any, object]) -> None:
 
 async def _greeting_of(renter: Renter, wish: Wish, offer: Offered) -> Greeting:
     """Raises: Unwilling: it does not answer, or is not what the chain says it is."""
+    ways = await ways_for_renters(renter.client, offer.machine.address)
     try:
         # An endpoint of its own: the renter's shows its relays an access proof, and has none yet.
         async with fresh_endpoint() as visitor:
-            greeting = await greet(visitor, offer.id, ways_to(offer.machine.address))
+            greeting = await greet(visitor, offer.id, ways)
     except NetError as error:
         raise Unwilling(str(error)) from error
     if greeting.genesis != renter.client.genesis_hash:

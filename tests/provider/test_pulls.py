@@ -4,13 +4,13 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.provider.house import eventually, house, manifest_of
+from tests.sandbox import registries
 from tests.sandbox.registries import (
     PASSWORD,
     USER,
@@ -20,7 +20,6 @@ from tests.sandbox.registries import (
     break_off,
     layer,
     send,
-    serving,
 )
 
 from deepbrain.net.errors import RefusalCode, Refused
@@ -43,24 +42,7 @@ def made() -> Made:
     return made
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Iterator[int]:
-    with serving(tmp_path_factory.mktemp("registry")) as port:
-        made.push(port, "team/job", "1.0")
-        yield port
-
-
-@pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Iterator[int]:
-    with serving(tmp_path_factory.mktemp("locked"), with_password=True) as port:
-        made.push(port, "team/job", "1.0", with_password=True)
-        yield port
-
-
-@pytest.fixture
-def proxy(port: int) -> Iterator[Proxy]:
-    with Proxy(port) as proxy:
-        yield proxy
+port, locked, proxy = registries.port, registries.locked, registries.proxy
 
 
 def pulled(port: int, made: Made, **changes):

@@ -282,3 +282,28 @@ def break_off(handler: Any) -> None:
     handler.close_connection = True
     with contextlib.suppress(OSError):
         handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+# Fixtures, over the `made` of the module that takes them.
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Iterator[int]:
+    """Of a registry that is open to all."""
+    with serving(tmp_path_factory.mktemp("registry")) as port:
+        made.push(port, "team/job", "1.0")
+        yield port
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Iterator[int]:
+    """Of one that wants a password."""
+    with serving(tmp_path_factory.mktemp("locked"), with_password=True) as port:
+        made.push(port, "team/job", "1.0", with_password=True)
+        yield port
+
+
+@pytest.fixture
+def proxy(port: int) -> Iterator[Proxy]:
+    with Proxy(port) as proxy:
+        yield proxy

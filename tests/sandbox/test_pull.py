@@ -18,6 +18,7 @@ import zstandard
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from tests.sandbox import registries
 from tests.sandbox.registries import (
     PASSWORD,
     USER,
@@ -27,7 +28,6 @@ from tests.sandbox.registries import (
     break_off,
     layer,
     send,
-    serving,
 )
 
 from deepbrain.primitives.errors import DeepBrainError
@@ -53,25 +53,7 @@ def made() -> Made:
     return made
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Iterator[int]:
-    with serving(tmp_path_factory.mktemp("registry")) as port:
-        made.push(port, "team/job", "1.0")
-        yield port
-
-
-@pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Iterator[int]:
-    """A registry that wants a password."""
-    with serving(tmp_path_factory.mktemp("locked"), with_password=True) as port:
-        made.push(port, "team/job", "1.0", with_password=True)
-        yield port
-
-
-@pytest.fixture
-def proxy(port: int) -> Iterator[Proxy]:
-    with Proxy(port) as proxy:
-        yield proxy
+port, locked, proxy = registries.port, registries.locked, registries.proxy
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,17 +36,10 @@ def private_directory(path: Path) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file by rename, so that a reader sees the old or the new one, whole and on disk."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Replace a file, so that a reader sees the old or the new one, whole and on disk."""
+    from deepbrain.provider.record import replace_file
+
+    replace_file(path, json.dumps(value, indent=2).encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -174,13 +174,20 @@ class Records:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replace a file by rename, durably: a crash leaves the old content or the new."""
-    partial = path.with_name(f".{path.name}.new")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Replace a file by rename, durably: a crash leaves the old content or the new.
+
+    Several processes may do so at once; one of them is the last. Raises: OSError.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

@@ -135,7 +135,6 @@ EVERYTHING_OFF = (
     "deepbrain.provider.gate:STREAMS_PER_ORDER=100000",
     "deepbrain.provider.gate:REQUEST_SECONDS=600",
     "deepbrain.provider.gate:LANES_PER_ORDER=100000",
-    "deepbrain.provider.stripes:STRIPED_PER_ORDER=100000",
     "deepbrain.provider.requests:EXECS_PER_ORDER=100000",
     "deepbrain.sandbox.tenants:MAX_EXECS=100000",
 )

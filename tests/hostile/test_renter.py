@@ -206,12 +206,15 @@ async def test_requests_that_come_a_byte_at_a_time(
 
 
 async def test_striped_streams_whose_gaps_are_never_filled(
-    strong: Target, alice: Session, weak: Target, exposed: Session
+    strong: Target, alice: Session, tmp_path: Path
 ) -> None:
+    """The control has a machine of its own: what it grows to stays, and others measure growth there."""
     arguments = ("renter_lanes", "--how", "gaps", "--count", 32, "--seconds", 3)
     toll = await bearable(strong, alice, *arguments, order=await mallory_rents(strong))
     assert toll.said["taken"] == STRIPED_PER_ORDER
-    control = await under(weak, exposed, *arguments, order=await mallory_rents(weak))
+    unbounded = attacked(tmp_path, "deepbrain.provider.stripes:STRIPED_PER_ORDER=100000")
+    async with unbounded as weak, neighbour(weak) as exposed:
+        control = await under(weak, exposed, *arguments, order=await mallory_rents(weak))
     assert control.said["taken"] == 32
     held = STRIPED_PER_ORDER * WINDOW * PIECE
     assert toll.most_rss - toll.before.rss < 4 * held < control.most_rss - control.before.rss

@@ -2,16 +2,20 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import Outcome
+from tests.cli.market import INVENTORY
 
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.provider import host as host_module
-from deepbrain.cli.provider import hosting, install
+from deepbrain.cli.provider import hosting, install, machine
 from deepbrain.cli.provider.host import CREDENTIAL, UNIT_NAME, Host
 from deepbrain.cli.provider.install import carry_out, removal_steps, service_steps
 from deepbrain.primitives.keys import Keypair
+from deepbrain.provider.identity import AgentConfig, save_config
 
 COMMAND = ("/opt/deepbrain/.venv/bin/python", "-m", "deepbrain.cli.main", "provider", "run")
 
@@ -139,6 +143,40 @@ def test_the_controllers_files_are_roots_and_open_with_each_other(
     (host.etc / "provider.json").write_text('{"data": 7, "colour": "blue"}')
     with pytest.raises(UserError, match="damaged"):
         host_module.installed()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the files are root's")
+@pytest.mark.parametrize("has_key", [True, False])
+def test_a_host_is_uninstalled_by_force_though_no_node_answers(
+    systemd: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dbc: Callable[..., Outcome],
+    has_key: bool,
+) -> None:  # fmt: skip
+    host = Host(data=str(tmp_path / "data"), user="nobody")
+    install._make_directories(host)
+    host.save()
+    carry_out(service_steps(host, command=COMMAND), dry_run=False)
+    nowhere = AgentConfig(
+        chain="ws://127.0.0.1:9", controller="//Bob", port=1, capacity=INVENTORY.capacity()
+    )
+    save_config(host.etc, nowhere)
+    if not has_key:
+        (host.place().agent / "machine.key").unlink()
+    cleared: list[bool] = []
+    monkeypatch.setattr(machine, "clear_now", lambda _: cleared.append(True))
+    assert dbc("provider", "uninstall", "-y", "--force", "--purge").code == 1, "keys are kept"
+    plain = dbc("provider", "uninstall", "-y")
+    if has_key:
+        assert plain.code == 1 and "ws://127.0.0.1:9" in plain.err
+        assert systemd.unit.exists() and not cleared
+        forced = dbc("provider", "uninstall", "-y", "--force")
+        assert forced.code == 0, forced.err
+        words = f"dbc leave --machine {host.place().machine_id.hex()[:12]}"
+        assert words in forced.err, "the bond stays, and this is how it comes back"
+    else:
+        assert plain.code == 0, "a machine that was never made is not bonded"
+        assert not host.place().has_key
+    assert cleared and not systemd.unit.exists()
+    assert host_module.installed() is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the files are root's")

@@ -277,7 +277,7 @@ def uninstall(purge: bool, force: bool, dry_run: bool, yes: bool) -> None:
         what = "with its keys" if purge else "and keep its keys"
         click.confirm(f"dbc: uninstall the provider of this host, {what}?", abort=True, err=True)
     carry_out(removal_steps(host, lambda: clear_now(place), purge=purge), dry_run=dry_run)
-    if force:
+    if force and place.has_key:
         machine = place.machine_id.hex()[:12]
         say(
             f"if it is still bonded, get the bond back with the stash's key: dbc leave --machine {machine}"

@@ -202,6 +202,8 @@ async def ensure_left(choices: Choices, place: Place) -> None:
         chain = place.load().chain
     except AgentError:
         return  # it was never set up to the end
+    if not place.has_key:
+        return
     machine = place.machine_id
     async with Choices(choices.node or chain, choices.key).client() as client:
         if await client.at().get(Machines.machines, machine) is not None:

@@ -85,6 +85,11 @@ class Place:
         return self.sandbox / "agent"
 
     @property
+    def has_key(self) -> bool:
+        """Whether a machine was ever set up here."""
+        return (self.agent / "machine.key").exists()
+
+    @property
     def machine_id(self) -> MachineId:
         """Of the machine that serves here; its key is made where there is none yet."""
         return MachineId(load_or_make_key(self.agent).public)

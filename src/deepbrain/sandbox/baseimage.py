@@ -234,6 +234,8 @@ def _add_python(layer: _Layer) -> None:
         root = Path(sysconfig.get_path(kind, vars=_base_paths()))
         _add_modules(layer, root, library, _SKIPPED_STDLIB)
     layer.links[str(library / "dist-packages")] = "site-packages"  # as Debian's Python has it
+    if "posix_local" in sysconfig.get_scheme_names():
+        layer.links[str(_PREFIX / "local")] = "."  # where Debian's pip installs below its prefix
 
 
 def _base_paths() -> dict[str, str]:

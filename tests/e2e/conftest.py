@@ -56,7 +56,7 @@ def net(request: pytest.FixtureRequest) -> Network:
 
 SHARING = {
     f"tests/e2e/test_{name}.py"
-    for name in ("bad_input", "images", "join", "main_job", "orders", "ssh")
+    for name in ("bad_input", "guide", "images", "join", "main_job", "orders", "ssh")
 }
 """Files whose tests run on the shared networks."""
 

@@ -87,15 +87,23 @@ def _unshare(directory: Path) -> None:
 
 def base_image() -> Path:
     """The base image's archive: one that a checkout has built, or one built here and kept."""
-    name = f"{BASE_IMAGE}.tar"
-    kept = Path.home() / ".cache" / "deepbrain" / "images" / name
-    here = Path(__file__).resolve()
-    known = [parent / ".cache" / "images" / name for parent in here.parents]
-    for path in (*known, kept):
+    for parent in Path(__file__).resolve().parents:
+        path = parent / ".cache" / "images" / f"{BASE_IMAGE}.tar"
         if path.is_file():
             return path
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    baseimage.build(kept)
+    return kept_image(Path.home() / ".cache" / "deepbrain" / "images")
+
+
+def kept_image(place: Path) -> Path:
+    """The base image as this release makes it, in `place`; what others made there goes."""
+    builder = hashlib.sha256(Path(baseimage.__file__).read_bytes()).hexdigest()
+    kept = place / f"{BASE_IMAGE}-{builder[:16]}.tar"
+    if not kept.is_file():
+        place.mkdir(parents=True, exist_ok=True)
+        baseimage.build(kept)
+        for path in place.glob(f"{BASE_IMAGE}*.tar"):
+            if path != kept:
+                path.unlink(missing_ok=True)
     return kept
 
 

@@ -7,7 +7,7 @@ from deepbrain.cli.failure import UserError
 
 EXTRAS: Final = {
     "node": ("lmdb", "aiohttp", "blake3"),
-    "provider": ("prometheus_client", "pynvml", "yaml", "zstandard"),
+    "provider": ("numpy", "prometheus_client", "pynvml", "yaml", "zstandard"),
 }
 """By the extra's name in pyproject.toml, the modules that come with it."""
 

@@ -110,6 +110,9 @@ class Typist:
         self.process.stdin.close()
         code = self.process.wait(90)
         self.reader.join(10)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
         return code
 
 

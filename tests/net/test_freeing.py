@@ -76,4 +76,5 @@ def test_streams_that_are_collected_in_a_callback_hang_nobody() -> None:
 def test_the_wheel_alone_hangs() -> None:
     """When it does not any more, `net/freeing.py` may go."""
     with pytest.raises(subprocess.TimeoutExpired):
-        drops_streams("wheel", 8)
+        for _ in range(4):  # it may be lucky once
+            drops_streams("wheel", 8)

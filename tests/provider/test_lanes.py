@@ -237,7 +237,7 @@ async def test_without_lanes_it_is_lost_and_goes_on_where_it_stopped(
             session._connection.close(2, "cut")
 
         with pytest.raises(ConnectionLost):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await session.put_blob(archive, DIGEST, Watch(home, 9 << 20, cut))
         await eventually(lambda: home.agent._gate._stripes.of_order(1) == 0)
         session = await home.session(1)

@@ -73,7 +73,7 @@ ls -A /workspace
 """
 APT = f"""
 set -e
-echo 'deb [trusted=yes] http://deb.example.com:{PACKAGES_PORT}/debian ./' > /etc/apt/sources.list
+echo 'deb [trusted=yes] http://debian.example.com:{PACKAGES_PORT}/debian ./' > /etc/apt/sources.list
 apt-get update
 apt-get install -y greet
 greet-deb

@@ -51,4 +51,4 @@ async def test_a_command_that_is_given_up_while_it_starts(tmp_path: Path) -> Non
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert host.found == [True] * 5
-    assert open_descriptors() <= before
+    assert open_descriptors() == before

@@ -33,6 +33,16 @@ def request_bytes(request: Request) -> bytes:
     return framed(_REQUEST.encode(request))
 
 
+async def begun(stream: Stream, request: Request) -> Stream:
+    """The stream with its request on the way; without it nobody could end what was opened."""
+    try:
+        await stream.write(request_bytes(request))
+    except BaseException:
+        await stream.reset()
+        raise
+    return stream
+
+
 def reply_bytes(reply: Reply) -> bytes:
     return framed(_REPLY.encode(reply))
 

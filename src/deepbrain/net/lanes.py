@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from deepbrain.net.errors import NetError, RefusalCode, Refused
-from deepbrain.net.frames import expect_reply, request_bytes
+from deepbrain.net.frames import begun, expect_reply, request_bytes
 from deepbrain.net.messages import Done, Lane, Request, StreamName, Stripe
 from deepbrain.net.stream import Stream
 from deepbrain.net.striped import Striped
@@ -77,13 +77,7 @@ class Lanes:
         striped = Striped()
         self._keep(self._carry(striped, first))
         self._keep(self._widen(connection, striped, name))
-        stream = Stream(striped)
-        try:
-            await stream.write(request_bytes(request))
-        except BaseException:
-            await stream.reset()
-            raise
-        return stream
+        return await begun(Stream(striped), request)
 
     def close(self, code: int = CLOSED_CLEANLY, reason: str = "") -> None:
         """Close all connections beside the session's own, and end what they carry. Idempotent."""

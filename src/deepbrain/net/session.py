@@ -35,7 +35,7 @@ from deepbrain.net.errors import (
     Refused,
     StreamEnded,
 )
-from deepbrain.net.frames import expect_reply, request_bytes
+from deepbrain.net.frames import begun, expect_reply, request_bytes
 from deepbrain.net.lanes import LARGE_BYTES, Lanes
 from deepbrain.net.lasting import Lasting
 from deepbrain.net.messages import (
@@ -449,7 +449,7 @@ class Session:
     async def _ask_over(self, connection: Connection, request: Request) -> Stream:
         stream = await connection.open()
         self._streams.add(stream)
-        return await _begun(stream, request)
+        return await begun(stream, request)
 
     async def _ask_bulk(self, request: Request) -> Stream:
         """A request whose bytes travel over several connections, where that is faster."""
@@ -468,7 +468,7 @@ class Session:
         carrier = asyncio.create_task(self._carry(lasting, name))
         self._carriers.add(carrier)
         carrier.add_done_callback(self._carriers.discard)
-        return await _begun(Stream(lasting), request)
+        return await begun(Stream(lasting), request)
 
     async def _carry(self, lasting: Lasting, name: StreamName) -> None:
         """Carry a lasting stream over one connection after another, until it is over."""
@@ -544,16 +544,6 @@ async def _open(endpoint: Endpoint, way: Way, renter: Keypair, timeout: float) -
     except BaseException:
         connection.close()
         raise
-
-
-async def _begun(stream: Stream, request: Request) -> Stream:
-    """The stream with its request on the way; without it nobody could end what was opened."""
-    try:
-        await stream.write(request_bytes(request))
-    except BaseException:
-        await stream.reset()
-        raise
-    return stream
 
 
 async def _authenticate(connection: Connection, grant: Grant, access: Access) -> _Opened:

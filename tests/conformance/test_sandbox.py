@@ -427,7 +427,7 @@ async def test_never_downgrades(setup: Setup, box: Sandbox) -> None:
 
 
 async def test_prepares_again_until_started(setup: Setup, box: Sandbox) -> None:
-    tenant = shell(setup, "exit 0")
+    tenant = shell(setup, "sleep 60")
     assert await box.prepare(tenant) == await box.prepare(tenant)
     with pytest.raises(SandboxError):
         await box.prepare(shell(setup, "exit 1", order=tenant.order))

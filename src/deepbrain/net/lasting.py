@@ -3,10 +3,13 @@
 Both ends keep one `Lasting`, under a name of 16 random bytes. It is a `RawStream`, so a `Stream` on top of
 it is used like any other; below it, one QUIC stream at a time carries records both ways:
 
-    DATA  u32 length, bytes      ACK  u64 how many bytes (and the end) have come
-    END   nothing more comes     RESET  u32 code: both directions are given up
+    DATA  u32 length, bytes      ACK  u64 how many bytes (and the end) have come,
+    END   nothing more comes          u64 how many of them were read
+                                 RESET  u32 code: both directions are given up
 
-Each side keeps what it has sent until it is acknowledged, `WINDOW` bytes at most; then its writer waits.
+Each side keeps what it has sent until it has come, and sends no more than `WINDOW` bytes beyond what was
+read. So whatever comes has its place and is taken at once: an acknowledgement never waits behind bytes that
+nobody reads, by which two sides that both write before they read would wait for each other for ever.
 When a connection breaks, both tell how much they have received, and go on from there: no byte is lost
 and none comes twice. Little-endian throughout.
 """
@@ -26,13 +29,13 @@ from deepbrain.net.errors import (
 from deepbrain.net.stream import Stream
 
 WINDOW: Final = 1 << 20
-"""Bytes kept until they are acknowledged."""
+"""Bytes that are on their way or wait there to be read."""
 
 RECORD: Final = 1 << 16
 """Bytes of one DATA record at most."""
 
 ACK_EVERY: Final = 1 << 16
-"""Bytes received before they are acknowledged."""
+"""Bytes received, or read, before that is said."""
 
 GOODBYE_SECONDS: Final = 2.0
 """How long a side that gives up tries to say so."""
@@ -42,7 +45,7 @@ _ACK: Final = 1
 _END: Final = 2
 _RESET: Final = 3
 _LENGTH: Final = struct.Struct("<I")
-_OFFSET: Final = struct.Struct("<Q")
+_PROGRESS: Final = struct.Struct("<QQ")
 
 
 class Lasting:
@@ -57,12 +60,16 @@ class Lasting:
         """Where these begin; one more than all bytes once the end is acknowledged, too."""
         self._written = 0
         """Where they end."""
+        self._granted = 0
+        """How many of ours were read there, as far as we know."""
         self._finished = False
         self._came = bytearray()
         self.received = 0
         """Bytes (and the end) that came, ever: what the other side need not send again."""
         self._told = 0
         """The `received` that the other side knows of."""
+        self._read_told = 0
+        """How many bytes it knows to have been read."""
         self._end_came = False
         self._deaf = False
         """Nobody reads any more; what comes is dropped."""
@@ -79,6 +86,11 @@ class Lasting:
         if self._failure is not None:
             return self._reset_code is None
         return self._end_came and self._finished and self._acked > self._written
+
+    @property
+    def _was_read(self) -> int:
+        """Bytes that came and do not wait to be read."""
+        return self.received - self._end_came - len(self._came)
 
     # What `Stream` asks of a `RawStream`.
 
@@ -97,7 +109,7 @@ class Lasting:
     async def write(self, data: bytes) -> None:
         for start in range(0, len(data), RECORD):
             piece = data[start : start + RECORD]
-            while self._failure is None and self._written - self._acked + len(piece) > WINDOW:
+            while self._failure is None and self._written - self._granted + len(piece) > WINDOW:
                 await self._wait()
             if self._failure is not None:
                 raise self._failure
@@ -143,7 +155,7 @@ class Lasting:
         self._queue.extendleft(reversed(self._sent))
         self._sent.clear()
         self._end_sent = received > self._written
-        self._told = self.received
+        self._told, self._read_told = self.received, 0  # what was said last may have been lost
         task = asyncio.create_task(self._carry(stream))
         self._carrying = task
         try:
@@ -189,11 +201,10 @@ class Lasting:
                 return
             if self._failure is not None:
                 return
-            if self.received - self._told >= ACK_EVERY or (
-                self._end_came and self._told < self.received
-            ):
-                self._told = self.received
-                await stream.write(bytes((_ACK,)) + _OFFSET.pack(self._told))
+            if self._has_news():
+                self._told, self._read_told = self.received, self._was_read
+                progress = _PROGRESS.pack(self._told, self._read_told)
+                await stream.write(bytes((_ACK,)) + progress)
             elif self._queue:
                 piece = self._next_piece()
                 self._sent.append(piece)
@@ -206,6 +217,13 @@ class Lasting:
             else:
                 await self._wait()
 
+    def _has_news(self) -> bool:
+        """Whether the other side should hear how far we are. One that has sent its end needs no room."""
+        came, was_read = self.received - self._told, self._was_read - self._read_told
+        if self._end_came:
+            return came > 0
+        return came >= ACK_EVERY or was_read >= ACK_EVERY
+
     async def _receive(self, stream: Stream) -> None:
         while not self.is_over:
             kind = await stream.read_some(1)
@@ -217,10 +235,13 @@ class Lasting:
                 (length,) = _LENGTH.unpack(await stream.read_exactly(_LENGTH.size))
                 await self._accept(stream, length)
             elif kind[0] == _ACK:
-                (offset,) = _OFFSET.unpack(await stream.read_exactly(_OFFSET.size))
-                if not self._acked <= offset <= self._written + self._finished:
+                came, was_read = _PROGRESS.unpack(await stream.read_exactly(_PROGRESS.size))
+                if not self._acked <= came <= self._written + self._finished:
                     raise MalformedMessage("what was never sent was acknowledged")
-                self._note_ack(offset)
+                if not self._granted <= was_read <= min(came, self._written):
+                    raise MalformedMessage("what never came was read")
+                self._granted = was_read
+                self._note_ack(came)
             elif kind[0] == _END and not self._end_came:
                 self._end_came = True
                 self.received += 1
@@ -236,8 +257,8 @@ class Lasting:
     async def _accept(self, stream: Stream, length: int) -> None:
         if not 0 < length <= RECORD or self._end_came:
             raise MalformedMessage(f"a record has 1 to {RECORD} bytes, not {length}")
-        while len(self._came) >= WINDOW and not self._deaf:
-            await self._wait()
+        if len(self._came) + length > WINDOW:
+            raise MalformedMessage(f"more than {WINDOW} bytes came before they were read")
         data = await stream.read_exactly(length)
         self.received += length
         if not self._deaf:

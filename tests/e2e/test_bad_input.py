@@ -71,6 +71,7 @@ def full_disk(path: Path, megabytes: int) -> Iterator[Path]:
         (("--gpu", "H900"), ("H900",)),
         (("--env", "NOT_SET_ANYWHERE"), ("NOT_SET_ANYWHERE",)),
         (("--for", "nonsense"), ("--for",)),
+        (("--for", "3s"), ("rents for 10s to 60d", "--for")),
     ],
 )
 def test_what_cannot_be_had_is_refused(

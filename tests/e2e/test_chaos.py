@@ -291,7 +291,11 @@ def test_whatever_is_killed_every_run_ends_settled(victim: Network) -> None:
     found: dict[int, Order] = {}
     for renter in RENTERS:
         found |= orders_of(victim, renter)
-    wrong = [complaint for each in mayhem.done if (complaint := judge(each, found))]
+    wrong = [
+        f"{complaint}\n{story(victim, each.order)}"
+        for each in mayhem.done
+        if (complaint := judge(each, found))
+    ]
     assert not wrong, "\n\n".join(wrong)
     assert_conserved(victim)
     assert_no_orphans(victim, found)
@@ -318,6 +322,15 @@ def judge(each: Round, found: dict[int, Order]) -> str:
     if each.ended_with not in allowed:
         return f"allowed are {sorted(allowed)}. {told}"
     return ""
+
+
+def story(net: Network, order: int | None) -> str:
+    """Every line about an order: of agents, of root helpers, and of its keeper."""
+    logs = [*(net.place / "logs").glob("provider-*.log")]
+    logs += net.place.glob(f"provider-*/**/tenants/{order}/keeper.log")
+    lines = [line for path in logs for line in path.read_text().splitlines()]
+    marks = (f" order={order} ", "event=agent-ended", "event=started")
+    return "\n".join(sorted(line for line in lines if any(mark in line for mark in marks)))
 
 
 def assert_no_orphans(net: Network, found: dict[int, Order]) -> None:

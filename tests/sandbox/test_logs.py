@@ -67,6 +67,21 @@ def test_the_oldest_goes_and_the_bound_holds(tmp_path: Path) -> None:
     assert kept == b""
 
 
+def test_a_full_disk_loses_records_and_nothing_after_it(tmp_path: Path) -> None:
+    log = Log(str(tmp_path), 16 * MAX_RECORD)
+    kept = b""
+    for number in range(3):
+        log.append(1, bytes([number]) * 40_000)
+        kept += encode_record(1, bytes([number]) * 40_000)
+    in_the_way = tmp_path / f"{len(kept):016d}.log"
+    in_the_way.mkdir()
+    for _ in range(3):
+        log.append(1, b"lost" * 10_000)
+    in_the_way.rmdir()
+    log.append(2, b"again" * 8_000)
+    assert read_all(tmp_path) == kept + encode_record(2, b"again" * 8_000)
+
+
 def test_an_empty_log(tmp_path: Path) -> None:
     assert log_range(tmp_path) == (0, 0)
     assert read_log(tmp_path, 0) == (0, b"")

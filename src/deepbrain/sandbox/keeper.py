@@ -96,11 +96,13 @@ class Log:
         self._open()
 
     def _open(self) -> None:
+        start = self._start + self._size
+        path = f"{self._directory}/{start:016d}.log"
+        # First the new one: where that cannot be made, the old one is still ours.
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         if self._file >= 0:
             os.close(self._file)
-        self._start, self._size = self._start + self._size, 0
-        path = f"{self._directory}/{self._start:016d}.log"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        self._file, self._start, self._size = file, start, 0
         self._kept.append(path)
         while len(self._kept) > self._segments:
             os.unlink(self._kept.pop(0))

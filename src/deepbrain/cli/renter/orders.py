@@ -15,8 +15,18 @@ from deepbrain.cli.output import emit, say, table
 from deepbrain.cli.renter import ending
 from deepbrain.cli.renter.ending import bill_of, state_name
 from deepbrain.cli.renter.market import mode_name, read_market, short
+from deepbrain.cli.renter.wish import terms_of
+from deepbrain.client.errors import CallFailed
 from deepbrain.pallets.machines import Isolation, Machines
-from deepbrain.pallets.rent import Ended, Order, OrderEnded, OrderExtended, Placed, Rent
+from deepbrain.pallets.rent import (
+    BadTerm,
+    Ended,
+    Order,
+    OrderEnded,
+    OrderExtended,
+    Placed,
+    Rent,
+)
 from deepbrain.pallets.timestamp import Timestamp
 from deepbrain.primitives.ids import AccountId, OrderId
 from deepbrain.primitives.units import Balance, Moment, Seconds
@@ -310,7 +320,13 @@ async def _extend(
             )
         # One unit of rounding: a joined segment is rounded once, and may come to a planck more.
         call = Rent.extend.make(order=number, seconds=more, max_total=Balance(int(cost) + 1))
-        receipt = await client.submit(call, chosen.unlock())
+        try:
+            receipt = await client.submit(call, chosen.unlock())
+        except CallFailed as error:
+            if error.reason is BadTerm:
+                terms = await terms_of(client)
+                raise UserError(f"{terms} at a time, what was bought before included") from error
+            raise
         held = receipt.one(OrderExtended).held
     say(f"order {number} may run {quantity.span(more)} longer; {quantity.dbc(held)} more are held")
 

@@ -33,7 +33,7 @@ from deepbrain.cli.renter.market import Offered, mode_name
 from deepbrain.cli.renter.reach import Reach, fresh_endpoint
 from deepbrain.cli.renter.registry import Pinned, credentials_for, pin_soon
 from deepbrain.cli.renter.relays import ways_for_renters
-from deepbrain.cli.renter.wish import Wish, choose_image
+from deepbrain.cli.renter.wish import Wish, choose_image, terms_of
 from deepbrain.client.errors import CallFailed
 from deepbrain.net import messages
 from deepbrain.net.errors import NetError
@@ -42,6 +42,7 @@ from deepbrain.net.messages import Workspace as WorkspaceClaim
 from deepbrain.net.session import greet
 from deepbrain.pallets.machines import Machines, Network, NotEnoughUnits
 from deepbrain.pallets.rent import (
+    BadTerm,
     MachineUnavailable,
     OfferChanged,
     OrderPlaced,
@@ -282,7 +283,7 @@ def _manifest_for(wish: Wish, offer: Offered, image: "Pinned", package: Package)
 async def _place(
     renter: Renter, wish: Wish, offer: Offered, limit: Balance, manifest: Manifest
 ) -> OrderId:
-    """Raises: Unwilling: the offer is not what we saw; CallFailed: we may not rent like this."""
+    """Raises: Unwilling: the offer is not what we saw; UserError, CallFailed: we may not rent like this."""
     call = Rent.place.make(
         machine=offer.id,
         units=U16(wish.units),
@@ -297,6 +298,8 @@ async def _place(
     except CallFailed as error:
         if error.reason in _ANOTHER_MAY_DO:
             raise Unwilling(str(error)) from error
+        if error.reason is BadTerm:
+            raise UserError(f"{await terms_of(renter.client)}; change --for") from error
         raise
     return receipt.one(OrderPlaced).order
 

@@ -4,15 +4,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from deepbrain.cli import quantity
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.renter.market import Market, Offered
 from deepbrain.net.messages import Digest, ImageOffer
 from deepbrain.pallets.machines import Network
+from deepbrain.pallets.rent import Rent
 from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.units import MicroUsd, Seconds
+
+if TYPE_CHECKING:
+    from deepbrain.client import Client
 
 MAX_MACHINES = 3
 """Machines that `run` tries, one after the other."""
@@ -147,3 +151,9 @@ def parse_env(entries: Sequence[str]) -> tuple[tuple[str, str], ...]:
             raise UserError(f"{name} is not set here; write --env {name}=VALUE")
         found[name] = value if given else os.environ[name]
     return tuple(found.items())
+
+
+async def terms_of(client: "Client") -> str:
+    """For how long this chain rents, in words."""
+    least, most = [await client.constant(Rent, name) for name in ("min_term", "max_term")]
+    return f"this network rents for {quantity.span(least)} to {quantity.span(most)}"

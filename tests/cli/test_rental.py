@@ -165,7 +165,7 @@ async def test_when_nobody_starts_the_reasons_are_given_and_nothing_is_held(
         ({"machine": "ffff0000"}, "no machine is called"),
         ({"image": "nonsense"}, "does not have the image nonsense"),
         ({"image": "./nonsense.tar"}, "does not exist"),
-        ({"seconds": Seconds(1)}, "term is too short"),
+        ({"seconds": Seconds(1)}, "rents for 10s to 60d"),
         ({"network": Network.INTERNET}, "offers internet; ask for --network none"),
     ],
 )

@@ -76,10 +76,10 @@ def doctor(as_json: bool, data: Path | None) -> int:
 
 
 def _subject(choices: Choices, data: Path | None) -> Subject:
-    from deepbrain.cli.provider.machine import Place
+    from deepbrain.cli.provider.host import place_of
     from deepbrain.provider.identity import AgentError
 
-    place = Place.chosen(data)
+    place = place_of(data)
     try:
         return Subject(choices, place, place.load())
     except AgentError:

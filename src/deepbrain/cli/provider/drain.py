@@ -9,7 +9,7 @@ from deepbrain.cli import quantity
 from deepbrain.cli.chain import Choices
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.output import say, waiting
-from deepbrain.cli.provider.serving import choices_here, edit_pause, machine_named, signer
+from deepbrain.cli.provider.here import choices_here, edit_pause, machine_named, signer
 from deepbrain.pallets.machines import Machines
 from deepbrain.pallets.rent import Ended, Order, Placed, Rent
 from deepbrain.pallets.timestamp import Timestamp

@@ -8,7 +8,7 @@ import click
 
 from deepbrain.cli import quantity
 from deepbrain.cli.chain import Choices
-from deepbrain.cli.provider.serving import choices_here, machine_named
+from deepbrain.cli.provider.here import choices_here, machine_named
 from deepbrain.pallets.rent import Ended, Rent
 from deepbrain.pallets.timestamp import Timestamp
 from deepbrain.primitives.units import Seconds

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from deepbrain.cli.failure import UserError
+from deepbrain.cli.home import home
 from deepbrain.cli.provider.machine import Place
 from deepbrain.client.keystore import decrypt
 from deepbrain.primitives.keys import Keypair
@@ -88,6 +89,13 @@ def installed() -> Host | None:
         return Host(**{name: str(value) for name, value in found.items()})
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged; run `dbc provider install` again") from error
+
+
+def place_of(data: Path | None) -> Place:
+    """The directory named, else the installed provider's, else the one that `dbc join` uses."""
+    if data is None and (here := installed()) is not None:
+        return here.place()
+    return Place((data or home() / "machine").absolute())
 
 
 def expect_installed() -> Host:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.home import home
 from deepbrain.cli.output import say
 from deepbrain.cli.supervise import Program
 from deepbrain.pallets.machines import (
@@ -70,15 +69,6 @@ class Place:
     """The directory of `agent.json`, where it is not the agent's own."""
     uid: int = AGENT_UID
     gid: int = AGENT_UID
-
-    @classmethod
-    def chosen(cls, data: Path | None) -> "Place":
-        """The directory named, else the installed provider's, else the one that `dbc join` uses."""
-        from deepbrain.cli.provider.host import installed
-
-        if data is None and (here := installed()) is not None:
-            return here.place()
-        return cls((data or home() / "machine").absolute())
 
     @property
     def agent(self) -> Path:

@@ -20,8 +20,6 @@ from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import MicroUsd, Seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from deepbrain.cli.keys import Chosen
     from deepbrain.cli.provider.machine import Listing, Owners, Place
     from deepbrain.client import Client
@@ -205,9 +203,9 @@ def leave(data: Path | None, machine: str | None, clear: bool, yes: bool) -> Non
     found, bond = block_on(_leave(choices, chosen, data, machine))
     say(f"machine {found.hex()[:12]} has left; {quantity.dbc(bond)} of bond are back")
     if clear:
-        from deepbrain.cli.provider.machine import Place
+        from deepbrain.cli.provider.host import place_of
 
-        block_on(_clear(Place.chosen(data)))
+        block_on(_clear(place_of(data)))
 
 
 def _place(data: Path | None) -> "Place":
@@ -412,57 +410,11 @@ async def _clear(place: "Place") -> None:
     say(f"nothing of its orders is left in {place.sandbox}")
 
 
-async def machine_named(client: "Client", data: Path | None, machine: str | None) -> MachineId:
-    """The machine named, else this one. Raises: UserError."""
-    from deepbrain.cli.provider.machine import Place
-    from deepbrain.cli.renter.market import read_market
-
-    if machine is not None:
-        return (await read_market(client)).expect(machine).id
-    place = Place.chosen(data)
-    if not (place.agent / "machine.key").exists():
-        raise UserError(
-            f"there is no machine in {place.sandbox}; name one with --machine or --data"
-        )
-    return place.machine_id
-
-
-def choices_here(choices: Choices, data: Path | None) -> Choices:
-    """With the node that the machine's own agent asks, where none is named."""
-    from deepbrain.cli.provider.machine import Place
-    from deepbrain.provider.identity import AgentError
-
-    if choices.node is not None:
-        return choices
-    try:
-        return Choices(Place.chosen(data).load().chain, choices.key)
-    except AgentError:
-        return choices
-
-
-def signer(choices: Choices) -> "Callable[[], Keypair]":
-    """Who serves: the key that is named, else the installed provider's controller.
-
-    Raises: UserError: there is none.
-    """
-    from deepbrain.cli.provider.host import installed, unlock_controller
-
-    host = installed() if choices.key is None else None
-    return choices.chosen().unlock if host is None else lambda: unlock_controller(host)
-
-
-async def edit_pause(
-    client: "Client", found: MachineId, unlock: "Callable[[], Keypair]", *, paused: bool
-) -> None:
-    from deepbrain.pallets.machines import Machines
-
-    call = (Machines.pause if paused else Machines.resume).make(machine=found)
-    await client.submit(call, unlock())
-
-
 async def _edit(
     choices: Choices, data: Path | None, machine: str | None, *, paused: bool
 ) -> MachineId:
+    from deepbrain.cli.provider.here import choices_here, edit_pause, machine_named, signer
+
     unlock = signer(choices)
     async with choices_here(choices, data).client() as client:
         found = await machine_named(client, data, machine)
@@ -473,6 +425,7 @@ async def _edit(
 async def _leave(
     choices: Choices, chosen: "Chosen", data: Path | None, machine: str | None
 ) -> tuple[MachineId, int]:
+    from deepbrain.cli.provider.here import choices_here, machine_named
     from deepbrain.pallets.machines import Machines, MachineUnbonded
 
     async with choices_here(choices, data).client() as client:

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 for name, examples, steps in (("dev", 30, 30), ("ci", 60, 40), ("night", 3000, 100)):
@@ -13,3 +14,10 @@ for name, examples, steps in (("dev", 30, 30), ("ci", 60, 40), ("night", 3000, 1
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+LONG = ("test_sandbox_as_others.py",)
+"""Files that take minutes: first, or the other workers would wait for them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)

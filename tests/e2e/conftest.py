@@ -55,28 +55,18 @@ def net(request: pytest.FixtureRequest) -> Network:
 
 
 SHARING = {
-    f"tests/e2e/test_{name}.py": group
-    for group, names in {
-        "all variants": ("images", "main_job", "orders", "ssh"),
-        "as root alone": ("bad_input", "guide", "join"),
-    }.items()
-    for name in names
+    f"tests/e2e/test_{name}.py"
+    for name in ("bad_input", "guide", "images", "join", "main_job", "orders", "ssh")
 }
-"""Files whose tests run on the shared networks. A group's tests run in one worker, and start its networks
-once; in one group all of them would take longer than everything else."""
-
-LONGEST_FIRST = ("all variants", "as root alone", "tests/e2e/test_chaos.py")
+"""Files whose tests run on the shared networks."""
 
 
 class SharingNetworks(LoadFileScheduling):
-    """A file's tests in one worker, and in one those of a group that shares networks."""
+    """A file's tests in one worker, and in one all that share networks: each is started once."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return scope_of(super()._split_scope(nodeid))
-
-
-def scope_of(file: str) -> str:
-    return SHARING.get(file, file)
+        file = super()._split_scope(nodeid)
+        return "shared networks" if file in SHARING else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharingNetworks:
@@ -84,11 +74,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def turn(item: pytest.Item) -> int:
-        scope = scope_of(item.nodeid.partition("::")[0])
-        return LONGEST_FIRST.index(scope) if scope in LONGEST_FIRST else len(LONGEST_FIRST)
-
-    items.sort(key=turn)
     for item in items:
         if item.path.parent.name != "e2e":
             continue

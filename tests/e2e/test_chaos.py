@@ -60,6 +60,8 @@ class Round:
     code: int
     rng: random.Random
     killed: set[str] = field(default_factory=set)
+    missed: list[str] = field(default_factory=list)
+    """What was to be killed and was not there in time."""
     order: int | None = None
     ended_with: int | None = None
     said: str = ""
@@ -140,11 +142,10 @@ class Mayhem:
             time.sleep(0.1)
 
     def _try_again(self, each: Round) -> None:
-        """The harsh kill came too late, or what else was killed kept the job from starting."""
-        kind = each.kinds[0]
-        if kind not in each.killed and each.number < MAX_ROUNDS:
-            number = each.number + 100
-            self.left.put(Round(number, (kind,), each.code, random.Random(each.rng.random())))
+        """A kill came too late, or what else was killed kept the job from starting."""
+        if each.missed and each.number < MAX_ROUNDS:
+            kinds, rng = tuple(each.missed), random.Random(each.rng.random())
+            self.left.put(Round(each.number + 100, kinds, each.code, rng))
 
     def _play(self, each: Round, provider: int, machine: str, renter: str) -> None:
         before = orders_of(self.net, renter)
@@ -210,16 +211,19 @@ class Mayhem:
                     time.sleep(each.rng.uniform(0, JOB_SECONDS))
                     # What was seen first may have been the process that forked it.
                     pid = self._pid(kind, provider, process) or pid
-                with contextlib.suppress(ProcessLookupError):
+                try:
                     os.kill(pid, signal.SIGKILL)
-                    each.killed.add(kind)
-                    self.kills[kind] += 1
-                    if kind == "node":
-                        self.node_killed_at.append(time.monotonic())
+                except ProcessLookupError:
+                    break
+                each.killed.add(kind)
+                self.kills[kind] += 1
+                if kind == "node":
+                    self.node_killed_at.append(time.monotonic())
                 return
             if kind in ("keeper", "cli") and not reader.is_alive():
-                return
+                break
             time.sleep(0.02)
+        each.missed.append(kind)
 
     def _pid(self, kind: str, provider: int, process: "subprocess.Popen[str]") -> int | None:
         match kind:

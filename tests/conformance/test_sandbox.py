@@ -201,15 +201,17 @@ async def box(setup: Setup) -> AsyncIterator[Sandbox]:
         host.close()
     else:
         assert mounts_below(setup.data) == {}
+        assert leftovers(setup.data) == []
         # A process elsewhere that just copied all mounts holds a loop device for as long as it has them.
         for _ in range(100):
-            if leftovers(setup.data):
-                await asyncio.sleep(0.1)
-        assert leftovers(setup.data) == []
+            if not loop_devices(setup.data):
+                return
+            await asyncio.sleep(0.1)
+        assert loop_devices(setup.data) == []
 
 
 def leftovers(data: Path) -> list[str]:
-    """Processes of tenants, cgroups and loop devices: nothing may stay."""
+    """Processes of tenants and cgroups: nothing may stay."""
     found = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit() and int(path.name) != os.getpid():
@@ -220,11 +222,15 @@ def leftovers(data: Path) -> list[str]:
             if f"{data}/tenants".encode() in line:
                 found.append(line.decode(errors="replace"))
     groups = [path for path in Path("/sys/fs/cgroup").glob("*/deepbrain/*-*") if path.is_dir()]
-    found += [str(path) for path in groups if int(path.name.split("-")[1]) in USED]
-    if AS_ROOT:
-        loops = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=False)
-        found += [line for line in loops.stdout.splitlines() if str(data) in line]
-    return found
+    return found + [str(path) for path in groups if int(path.name.split("-")[1]) in USED]
+
+
+def loop_devices(data: Path) -> list[str]:
+    """Those of volumes below `data`."""
+    if not AS_ROOT:
+        return []
+    loops = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=False)
+    return [line for line in loops.stdout.splitlines() if str(data) in line]
 
 
 def command_lines_with(text: bytes) -> list[bytes]:

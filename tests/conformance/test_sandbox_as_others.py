@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.conformance import test_sandbox
-from tests.conformance.test_sandbox import AS_ROOT, ORDINARY_UID, leftovers, refuse
+from tests.conformance.test_sandbox import AS_ROOT, ORDINARY_UID, leftovers, loop_devices, refuse
 
 from deepbrain.provider.confine import confined, program_trees
 from deepbrain.sandbox.modes import FORCE, Programs
@@ -48,7 +48,7 @@ def test_as_the_agent_of_a_root_helper(tmp_path_factory: pytest.TempPathFactory)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
     assert left == {}
-    assert leftovers(data) == []
+    assert leftovers(data) + loop_devices(data) == []
 
 
 def reachable() -> tuple[Path, ...]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.home import home
 from deepbrain.cli.provider.machine import Place
 from deepbrain.client.keystore import decrypt
 from deepbrain.primitives.keys import Keypair
@@ -95,7 +94,7 @@ def place_of(data: Path | None) -> Place:
     """The directory named, else the installed provider's, else the one that `dbc join` uses."""
     if data is None and (here := installed()) is not None:
         return here.place()
-    return Place((data or home() / "machine").absolute())
+    return Place.joined(data)
 
 
 def expect_installed() -> Host:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from deepbrain.cli.failure import UserError
+from deepbrain.cli.home import home
 from deepbrain.cli.output import say
 from deepbrain.cli.supervise import Program
 from deepbrain.pallets.machines import (
@@ -69,6 +70,11 @@ class Place:
     """The directory of `agent.json`, where it is not the agent's own."""
     uid: int = AGENT_UID
     gid: int = AGENT_UID
+
+    @classmethod
+    def joined(cls, data: Path | None) -> "Place":
+        """The directory named, else the one that `dbc join` uses."""
+        return cls((data or home() / "machine").absolute())
 
     @property
     def agent(self) -> Path:

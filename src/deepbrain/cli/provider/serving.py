@@ -13,7 +13,6 @@ from deepbrain.cli import quantity
 from deepbrain.cli.chain import Choices, block_on
 from deepbrain.cli.extras import ensure_installed
 from deepbrain.cli.failure import UserError
-from deepbrain.cli.home import home
 from deepbrain.cli.output import emit, say
 from deepbrain.primitives.ids import AccountId, MachineId
 from deepbrain.primitives.keys import Keypair
@@ -110,12 +109,13 @@ def join(
     dbc --wallet main join --price 0.02
     dbc --wallet main join --price 0.02 --address 203.0.113.7 --stash savings
     """
+    from deepbrain.cli.provider.machine import Place
     from deepbrain.cli.supervise import Post
 
     ensure_installed("provider")
     choices = Choices.current()
     chosen = choices.chosen()
-    place = _place(data)
+    place = Place.joined(data)
     place.make()
     otherwise = f"another `dbc join` serves from {place.sandbox}; end it with Ctrl-C first"
     with Post(place.sandbox).held(otherwise):
@@ -206,12 +206,6 @@ def leave(data: Path | None, machine: str | None, clear: bool, yes: bool) -> Non
         from deepbrain.cli.provider.host import place_of
 
         block_on(_clear(place_of(data)))
-
-
-def _place(data: Path | None) -> "Place":
-    from deepbrain.cli.provider.machine import Place
-
-    return Place((data or home() / "machine").absolute())
 
 
 @dataclass(frozen=True, slots=True)

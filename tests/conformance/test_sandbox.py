@@ -11,9 +11,10 @@ import io
 import os
 import signal
 import subprocess
+import sys
 import tarfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +25,7 @@ from tests.sandbox.registries import Made, base_layer, layer
 from deepbrain.sandbox.baseimage import build
 from deepbrain.sandbox.directory import TenantDirectory
 from deepbrain.sandbox.fake import FakeProcess, FakeSandbox
-from deepbrain.sandbox.host import Host, HostRequests, LocalHost
+from deepbrain.sandbox.host import KEEPER, Host, HostRequests, LocalHost
 from deepbrain.sandbox.keeper import descendants
 from deepbrain.sandbox.logs import split_records
 from deepbrain.sandbox.modes import FORCE, Programs, choose_mode
@@ -1043,6 +1044,73 @@ async def test_a_start_that_was_cut_off_is_begun_again(setup: Setup, box: Sandbo
     assert (await box.state(tenant.order)).phase is Phase.PREPARED
     await box.start(tenant.order)
     assert (await box.wait(tenant.order)).phase is Phase.EXITED
+
+
+@only("process", "gvisor-own", "gvisor")
+async def test_nobody_sees_a_start_that_fails_run_or_get_lost(
+    setup: Setup, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its keeper is killed before the job runs: who looks meanwhile must not think that it ran."""
+    tenant = shell(setup, "exit 58")
+    await box.prepare(tenant)
+    with never_ready(setup, monkeypatch):
+        starting = asyncio.ensure_future(box.start(tenant.order))
+        keeper = await starting_keeper(setup, tenant.order)
+        assert (await box.state(tenant.order)).phase is Phase.PREPARED
+        os.kill(keeper, signal.SIGKILL)
+        while not starting.done():
+            assert (await box.state(tenant.order)).phase is Phase.PREPARED
+            await asyncio.sleep(0.001)
+        with pytest.raises(SandboxError, match="did not start"):
+            await starting
+    await box.start(tenant.order)
+    state = await box.wait(tenant.order)
+    assert state.exit is not None
+    assert state.exit.code == 58
+
+
+@only("process", "gvisor-own", "gvisor")
+async def test_a_keeper_that_nobody_waits_for_any_more_is_replaced(
+    setup: Setup, box: Sandbox
+) -> None:
+    """The helper was killed while it started a tenant, and its keeper lives on."""
+    tenant = shell(setup, "exit 58")
+    await box.prepare(tenant)
+    directory = TenantDirectory(setup.data / "tenants" / str(tenant.order))
+    directory.write_record("run.json", {"argv": NEVER_READY})
+    command = [sys.executable, "-I", "-S", str(KEEPER), str(directory.path)]
+    first = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    keeper = await starting_keeper(setup, tenant.order)
+    second = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert (await second.communicate())[0] == b"failed another keeper is starting it\n"
+    await box.start(tenant.order)
+    assert (await first.communicate())[0] == b"", "it was killed"
+    assert directory.any_keeper() != keeper
+    state = await box.wait(tenant.order)
+    assert state.exit is not None
+    assert state.exit.code == 58
+
+
+NEVER_READY = ["/bin/sh", "-c", "read -r end <&3"]
+"""Sleeps until its keeper is dead, and does not say that the job runs."""
+
+
+@contextlib.contextmanager
+def never_ready(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    assert setup.host is not None
+    engine = setup.host._engine
+    plan = engine.run_plan
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "run_plan", lambda *given: plan(*given) | {"argv": NEVER_READY})
+        yield
+
+
+async def starting_keeper(setup: Setup, order: int) -> int:
+    directory = TenantDirectory(setup.data / "tenants" / str(order))
+    while not (keeper := directory.any_keeper()):  # noqa: ASYNC110 - another process takes it
+        await asyncio.sleep(0.001)
+    assert directory.keeper() is None
+    return keeper
 
 
 @only("process", "gvisor-own", "gvisor")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,13 @@ class TenantDirectory:
 
     @property
     def lock(self) -> Path:
+        """Held by the keeper of a tenant that has started; there and free, that keeper is dead."""
         return self.path / "keeper.lock"
+
+    @property
+    def starting_lock(self) -> Path:
+        """What the lock is called until the job runs."""
+        return self.path / "keeper.starting"
 
     def exists(self) -> bool:
         return (self.path / "tenant.json").is_file()
@@ -128,27 +135,24 @@ class TenantDirectory:
         return self.run_plan.stat().st_mtime_ns
 
     def keeper(self) -> int | None:
-        """The process id of a live keeper. Exact: the keeper holds a lock, a pid alone may be reused."""
-        try:
-            descriptor = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return int(os.pread(descriptor, 32, 0) or b"0")
-        finally:
-            os.close(descriptor)
-        return None
+        """The process id of the live keeper of a tenant that has started."""
+        return _holder(self.lock)
+
+    def any_keeper(self) -> int | None:
+        """The process id of a live keeper, also of one whose job does not run yet."""
+        return _holder(self.starting_lock) or _holder(self.lock)
+
+    def undo_start(self) -> None:
+        """From now on the tenant is prepared again, whatever its keeper does."""
+        with suppress(FileNotFoundError):
+            self.lock.rename(self.starting_lock)
 
     def state(self) -> TenantState:
         """Raises: NoSuchTenant."""
         spec = self.spec()
         end = self.end()
         phase, ended = Phase.PREPARED, None
-        if (
-            self.run_plan.exists() and self.lock.exists()
-        ):  # before its keeper is up nothing was lost
+        if self.lock.exists():  # before its job ran nothing was lost
             live = self.keeper() is not None
             ended = None if live else self.exit()
             phase = Phase.RUNNING if live else Phase.EXITED if ended else Phase.LOST
@@ -167,6 +171,21 @@ class TenantDirectory:
     def remove(self) -> None:
         """Everything, safely against links that a tenant planted. Mounts must be gone."""
         shutil.rmtree(self.path)
+
+
+def _holder(lock: Path) -> int | None:
+    """The process that holds a lock. Exact, where a process id alone may be another's by now."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.pread(descriptor, 32, 0) or b"0")
+    finally:
+        os.close(descriptor)
+    return None
 
 
 def tenant_directories(tenants: Path) -> Iterator[TenantDirectory]:

@@ -237,6 +237,8 @@ class Host:
         with self._lock(order):
             if tenant.state().phase is not Phase.PREPARED:
                 raise SandboxError(f"order {order} was started already")
+            if tenant.run_plan.exists():  # who started it was killed in the middle of that
+                self._undo_start(tenant)
             spec = tenant.spec()
             rootfs = self._image("images", spec.image) / "rootfs"
             try:
@@ -247,7 +249,8 @@ class Host:
                 self._engine.launch(tenant, spec, lambda: self._start_keeper(tenant))
                 self._engine.verify(tenant)
             except (SandboxError, OSError) as error:
-                self._undo_start(tenant)
+                if tenant.state().phase not in (Phase.EXITED, Phase.LOST):  # seen so, it stays so
+                    self._undo_start(tenant)
                 raise SandboxError(f"order {order} did not start: {error}") from error
 
     def _start_keeper(self, tenant: TenantDirectory) -> None:
@@ -272,13 +275,14 @@ class Host:
             raise SandboxError(reason or "its keeper died")
 
     def _undo_start(self, tenant: TenantDirectory) -> None:
-        """Back to prepared; the volume stays."""
+        """Back to prepared, at once for whoever looks; the volume stays."""
+        tenant.undo_start()
         _kill_keeper(tenant)
         with suppress(SandboxError):
             self._engine.clean(tenant, keep_volume=True)
-        tenant.run_plan.unlink(missing_ok=True)
-        tenant.lock.unlink(missing_ok=True)
+        tenant.starting_lock.unlink(missing_ok=True)
         (tenant.path / "exit.json").unlink(missing_ok=True)
+        tenant.run_plan.unlink(missing_ok=True)
 
     def set_end(self, order: int, end_at: int, reason: ExitReason) -> None:
         tenant = self._tenant(order)
@@ -508,7 +512,7 @@ def remove_tree(path: Path) -> None:
 
 def _kill_keeper(tenant: TenantDirectory) -> None:
     deadline = time.monotonic() + 10
-    while keeper := tenant.keeper():
+    while keeper := tenant.any_keeper():
         kill_all([keeper])
         if time.monotonic() > deadline:
             raise SandboxError(f"the keeper of order {tenant.path.name} cannot be killed")

@@ -13,7 +13,8 @@ output (about 20 ms) and its memory is paid for by every tenant.
 It notes what happens in `keeper.log`, a line an event; the host in need of memory kills its tenant first.
 
 Reads `run.json` (written by `host.py`) and `end.json`; its standard output, given by the starter, gets
-one line: `ready`, or `failed <reason>`. It holds a lock on `keeper.lock` as long as it lives.
+one line: `ready`, or `failed <reason>`. It holds a lock as long as it lives: on `keeper.starting`, which
+it names `keeper.lock` once the job runs.
 """
 
 import fcntl
@@ -367,6 +368,8 @@ class Keeper:
         poll.unregister(self.ready)
         os.close(self.ready)
         if answer:
+            # Only now: a tenant whose keeper dies before its job runs is not lost, it can be started.
+            os.rename(f"{self.directory}/keeper.starting", f"{self.directory}/keeper.lock")
             self.started, self.found = True, answer == b"R"
             self.notes.add("started", f"process {self.child}")
             self.tell("ready")
@@ -504,6 +507,19 @@ class Keeper:
         )
 
 
+def take_lock(directory: str) -> bool:
+    """For as long as this process lives; not where another keeper of the tenant is starting."""
+    path = f"{directory}/keeper.starting"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    return True
+
+
 def become_subreaper() -> None:
     """Only process tenants leave orphans on the host; ctypes costs 8 ms, so only they pay it."""
     import ctypes
@@ -553,12 +569,9 @@ def main() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1):
         os.dup2(null, fd)
-    # It appears under its name when it is held: one that is there and free is of a dead keeper.
-    path = f"{directory}/keeper.lock"
-    lock = os.open(f"{path}.new", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    os.write(lock, str(os.getpid()).encode())
-    os.rename(f"{path}.new", path)
+    if not take_lock(directory):
+        os.write(answer, b"failed another keeper is starting it\n")
+        return
     keeper = Keeper(directory, answer)
     if keeper.plan.get("orphans"):
         become_subreaper()

@@ -48,7 +48,8 @@ class ProcessEngine:
             return 0
         record = tenant.path / "uid"
         if not record.exists():
-            uid = FIRST_UID + tenant.order % UIDS
+            # By the directory, not the order: two hosts may have an order of the same number.
+            uid = FIRST_UID + tenant.path.stat().st_ino % UIDS
             while _known(uid) or processes_of(uid):
                 uid = FIRST_UID + (uid + 1 - FIRST_UID) % UIDS
             record.write_text(str(uid))
@@ -92,7 +93,11 @@ class ProcessEngine:
     def _build_tree(self, tenant: TenantDirectory, rootfs: Path) -> None:
         """Hard links are free, and the tenant's user can change nothing behind them."""
         tree, uid = self._tree(tenant), self._uid(tenant)
-        link_tree(rootfs, tree)
+        volume = WORKSPACE.lstrip("/")
+        for left in tree.iterdir():  # by a start that failed
+            if left.name != volume:
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        link_tree(rootfs, tree, but=volume)
         tool = tree / TOOL.lstrip("/")
         tool.unlink(missing_ok=True)  # a link to the image's own: never write through it
         shutil.copyfile(self._tool, tool)
@@ -104,7 +109,7 @@ class ProcessEngine:
             with suppress(OSError):  # a container may not make devices; few programs need them
                 os.mknod(tree / "dev" / name, stat.S_IFCHR | 0o666, os.makedev(*numbers))
                 (tree / "dev" / name).chmod(0o666)
-        for parent, directories, files in os.walk(tree / WORKSPACE.lstrip("/")):
+        for parent, directories, files in os.walk(tree / volume):
             for name in (*directories, *files):
                 os.lchown(Path(parent) / name, uid, uid)
             os.lchown(parent, uid, uid)
@@ -188,14 +193,19 @@ def can_become_another(tool: Path) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def link_tree(source: Path, target: Path) -> None:
-    """The same tree, its files by hard link (by copy on another file system)."""
-    shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True, copy_function=_link_or_copy)
+def link_tree(source: Path, target: Path, but: str) -> None:
+    """The same tree but for one name in it, its files by hard link (by copy on another file system)."""
+
+    def ignored(directory: str, _names: list[str]) -> set[str]:
+        return {but} if directory == str(source) else set()
+
+    shutil.copytree(
+        source, target, symlinks=True, ignore=ignored, dirs_exist_ok=True,
+        copy_function=_link_or_copy,
+    )  # fmt: skip
 
 
 def _link_or_copy(source: str, target: str) -> str:
-    if Path(target).exists():
-        return target
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:

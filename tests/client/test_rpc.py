@@ -91,6 +91,15 @@ async def test_a_repeatable_call_survives_a_broken_connection() -> None:
         assert await rpc.call("echo", 7) == [7]
 
 
+async def test_a_call_on_a_connection_that_has_just_broken_leaves_time_to_see_it() -> None:
+    """Sending fails at once then, and again and again: nobody else would ever get to run."""
+    async with node(echo) as url, await Rpc.open(url) as rpc:
+        assert rpc._socket is not None
+        rpc._socket.transport.abort()
+        await asyncio.sleep(0)  # it is closed now, and who reads from it has not heard
+        assert await rpc.call("echo", 7) == [7]
+
+
 async def test_a_call_waits_through_as_many_refusals_as_it_takes_a_node_to_start() -> None:
     async with node(echo) as url:
         rpc = await Rpc.open(url)

@@ -164,6 +164,20 @@ async def test_the_rendezvous_keeps_its_key_over_a_restart_and_its_file_is_priva
 # Keys and frames.
 
 
+async def test_a_number_that_is_free_in_tcp_and_taken_in_udp_is_not_chosen(monkeypatch):
+    bind, taken = IrohEndpoint.bind, socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    async def bind_after_another(seed, port, *rest, **options):
+        if taken.getsockname()[1] == 0:
+            taken.bind(("127.0.0.1", port))
+        return await bind(seed, port, *rest, **options)
+
+    monkeypatch.setattr(IrohEndpoint, "bind", bind_after_another)
+    with taken:
+        async with relay() as server:
+            assert server.port != taken.getsockname()[1]
+
+
 async def test_datagrams_go_to_the_key_they_name_and_say_from_whom():
     async with relay() as server, attached(server) as alice, attached(server) as bob:
         await alice.send(bob.key, b"one datagram")

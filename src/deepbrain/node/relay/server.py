@@ -24,6 +24,8 @@ from deepbrain.node.relay.rendezvous import Rendezvous
 
 log = logging.getLogger(__name__)
 
+CHOICES: Final = 20
+"""Ports that are tried where the system may choose."""
 SHOWN_KEYS: Final = 500
 """Keys whose bytes are shown, those that sent most."""
 
@@ -63,16 +65,12 @@ class RelayServer:
 
     async def start(self) -> None:
         """Raises: NodeError: a port or the key cannot be had."""
-        host, loop = self._config.host, asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(
-                lambda: Link(self.hub, self._page), host, self._config.port, backlog=512
-            )
-            await self._bind_rendezvous()
+            await self._open_ports()
         except OSError as error:
             await self.stop()
             raise NodeError(
-                f"The relay's port {host}:{self._config.port} cannot be opened "
+                f"The relay's port {self._config.host}:{self._config.port} cannot be opened "
                 f"({os.strerror(error.errno or 0)}); stop what uses it or pass another --relay."
             ) from error
         except NetError as error:
@@ -107,6 +105,24 @@ class RelayServer:
         self.hub.cut_all()
         if self._own_register is not None:
             await self._own_register.close()
+
+    async def _open_ports(self) -> None:
+        """One number in TCP and in UDP: what the system chose in one may be taken in the other."""
+        loop, tries = asyncio.get_running_loop(), 1 if self._config.port else CHOICES
+        while True:
+            self._listener = await loop.create_server(
+                lambda: Link(self.hub, self._page),
+                self._config.host,
+                self._config.port,
+                backlog=512,
+            )
+            tries -= 1
+            try:
+                return await self._bind_rendezvous()
+            except NetError:
+                if not tries:
+                    raise
+                self._listener.close()
 
     async def _bind_rendezvous(self) -> None:
         host = self._config.host

@@ -208,11 +208,14 @@ def test_a_full_disk_stops_new_orders_and_hurts_no_job(host: HostMachine, guide:
     host.wait_for(lambda: paused(host), 40, "new orders are still taken")
     assert "event=disk-full" in host.log
     assert not json.loads(host.run("dbc provider status --json").out)["has_room"]
+    # Whatever was freed meanwhile is taken, too: not a block is left when the job is told to end.
+    host.run("dd if=/dev/zero of=/var/lib/dbc/rest bs=4k 2>/dev/null")
+    assert int(host.expect("stat -f -c %a /var/lib/dbc").out) == 0
     tell(host)
     assert job.wait(90) == 0, job_log(host)
     assert "still here" in job_log(host)
     assert orders(host)[-1]["state"] == "exited", "the agent closes what ends, disk or no disk"
-    host.expect("rm /var/lib/dbc/ballast")
+    host.expect("rm /var/lib/dbc/ballast /var/lib/dbc/rest")
     host.wait_for(lambda: not paused(host), 40, "it does not come back by itself")
     assert "event=disk-room" in host.log
 

@@ -39,6 +39,7 @@ DISK_WATCH_MS = 2_000
 PR_SET_CHILD_SUBREAPER = 36
 TENANT_OOM_SCORE = "500"
 MAX_NOTES = 1000
+EXIT_RECORD_BYTES = 4096
 
 
 def now_ms() -> int:
@@ -223,15 +224,23 @@ def read_json(path: str) -> "dict[str, object]":
     return found if isinstance(found, dict) else {}
 
 
-def write_json(path: str, content: "dict[str, object]") -> None:
-    """Replace a file so that a reader, or a power cut, meets the old or the new one whole."""
-    descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
-    try:
-        os.write(descriptor, json.dumps(content).encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.rename(f"{path}.new", path)
+class ExitRecord:
+    """`exit.json`, whose room on disk is taken when the job starts: a full disk must not lose its end."""
+
+    def __init__(self, directory: str) -> None:
+        self._path = f"{directory}/exit.json"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._file = os.open(f"{self._path}.new", flags, 0o640)
+        try:
+            os.posix_fallocate(self._file, 0, EXIT_RECORD_BYTES)
+        except OSError:
+            pass
+
+    def write(self, content: "dict[str, object]") -> None:
+        """By rename: a reader, or a power cut, meets the whole of it or nothing."""
+        os.ftruncate(self._file, os.write(self._file, json.dumps(content).encode()))
+        os.fsync(self._file)
+        os.rename(f"{self._path}.new", self._path)
 
 
 def oom_kills(counters: "list[str]") -> int:
@@ -255,6 +264,7 @@ class Keeper:
         self.plan: dict[str, object] = read_json(f"{directory}/run.json")
         self.log = Log(f"{directory}/log", self.number("log_bytes", 1 << 20))
         self.notes = Notes(directory)
+        self.exit_record = ExitRecord(directory)
         self.reason = ""
         self.end_at: int | None = None
         self.end_reason = "term"
@@ -496,14 +506,13 @@ class Keeper:
         if self.reason == "memory":
             code = 137
         self.notes.add("exited", f"code {code}, {self.reason or 'exited'}")
-        write_json(
-            f"{self.directory}/exit.json",
+        self.exit_record.write(
             {
                 "code": code,
                 "reason": self.reason or "exited",
                 "started_ms": self.started_ms,
                 "ended_ms": time.time_ns() // 1_000_000,
-            },
+            }
         )
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deepbrain.sandbox import bundle, devices, nvidia
 from deepbrain.sandbox.bundle import NO_DEVICES, Quotas
@@ -27,9 +27,10 @@ from deepbrain.sandbox.volumes import (
     unmount_below,
 )
 
-INIT_FDS = ("--pass-fd=3:3", "--pass-fd=4:4")
-LEASH_FD = "--pass-fd=3:3"
-VERIFY_SECONDS = 2
+INIT_FDS: Final = ("--pass-fd=3:3", "--pass-fd=4:4")
+LEASH_FD: Final = "--pass-fd=3:3"
+IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - files in it are new and private
+VERIFY_SECONDS: Final = 2
 
 
 class RunscEngine:
@@ -210,8 +211,9 @@ class RunscEngine:
         user = None if tuple(argv[3:5]) == (TOOL, "tar-out") else spec.user
         words = devices.environment(env, _remembered(tenant)) if spec.devices else env
         process = bundle.process(spec, argv, words, cwd or spec.workdir, user) | {"terminal": tty}
-        path = tenant.path / f"exec-{time.monotonic_ns()}.json"  # not argv: others can read that
-        _write_private(path, json.dumps(process))
+        # Not as argv, which others can read; and in memory, so that a full disk keeps nobody out.
+        path = IN_MEMORY / f"{_execs_of(tenant)}{time.monotonic_ns()}.json"
+        _write_private(path, json.dumps(process), os.O_EXCL)
         command = self._command(tenant)
         client = [*command, "exec", LEASH_FD, "--process", str(path), tenant.container]
         return Command(client, temporary=(path,))
@@ -267,6 +269,8 @@ class RunscEngine:
                 tenant.container
             )  # one that was just starting may have made it again
         self._detach(tenant)
+        for left in IN_MEMORY.glob(f"{_execs_of(tenant)}*"):
+            left.unlink(missing_ok=True)
         for where in (tenant.state_root, tenant.layered) if keep_volume else (tenant.path,):
             if mounts_below(where):
                 unmount_below(where)
@@ -275,6 +279,10 @@ class RunscEngine:
         had_one = (tenant.bundle / "resolv.conf").exists()
         if self._network is not None and had_one:
             self._network.detach(_link_alias(tenant))
+
+
+def _execs_of(tenant: TenantDirectory) -> str:
+    return f"dbc-exec-{tenant.container}-"
 
 
 def _layered(tenant: TenantDirectory, rootfs: Path) -> Path:
@@ -324,7 +332,7 @@ def processes_naming(argument: str) -> list[int]:
     return found
 
 
-def _write_private(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+def _write_private(path: Path, text: str, how: int = os.O_TRUNC) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)

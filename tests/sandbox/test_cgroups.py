@@ -44,6 +44,27 @@ def test_what_a_tenant_gets() -> None:
     assert Limits.for_tenant(1, 1, 8).cpu_quota_us == 1000
 
 
+def test_members_of_a_group_that_vanishes_meanwhile(
+    version_1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [version_1 / name / "deepbrain" / "t" for name in ("memory", "blkio")]
+    for group, numbers in zip(groups, ("1 2", "3"), strict=True):
+        (group / "below").mkdir(parents=True)
+        (group / "cgroup.procs").write_text(numbers)
+        (group / "below" / "cgroup.procs").write_text("4")
+    cgroups = Version1(version_1)
+    assert cgroups.members("t") == {1, 2, 3, 4}
+    scandir = os.scandir
+
+    def vanished(path: Path) -> object:
+        if Path(path).is_relative_to(groups[1]):
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanished)
+    assert {1, 2, 4} <= cgroups.members("t")
+
+
 def test_version_2(version_2: Path) -> None:
     cgroups = in_version_2(version_2)
     group = version_2 / "deepbrain" / "t"

@@ -126,12 +126,15 @@ class Cgroups(ABC):
             raise SandboxError(f"no cgroup for the tenant: {error}") from error
 
     def members(self, name: str) -> set[int]:
-        """Processes in any of the tenant's cgroups, those below included."""
+        """Processes in any of the tenant's cgroups, those below included.
+
+        gVisor makes and removes some of them itself: what vanishes meanwhile has no processes.
+        """
         found: set[int] = set()
-        for directory in self._directories(name):
-            for procs in (directory / "cgroup.procs", *directory.glob("*/**/cgroup.procs")):
+        for top in self._directories(name):
+            for directory, _, _ in os.walk(top):
                 with suppress(OSError):
-                    found.update(map(int, procs.read_text().split()))
+                    found.update(map(int, Path(directory, "cgroup.procs").read_text().split()))
         return found
 
     def holds_all(self, name: str) -> bool:

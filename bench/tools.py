@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import termios
 import time
+import tty
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +35,10 @@ def command_seconds(ssh: list[str]) -> float:
 
 
 def echo_seconds(ssh: list[str]) -> float:
-    """The median time from a key to its echo, in a terminal with `cat` behind it."""
+    """The median time from a key to what `cat` in a terminal there makes of it."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    tty.setraw(slave)  # else this end echoes by itself, in no time, until ssh has made it raw
     shell = subprocess.Popen([*ssh, "cat"], stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
     taken = []

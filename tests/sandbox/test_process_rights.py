@@ -38,3 +38,18 @@ def test_the_agents_group_reads_the_records_and_others_only_pass_through(tmp_pat
         assert not tenant.path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
     finally:
         host.destroy(1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives tenants users")
+def test_tenants_of_the_same_number_of_two_hosts_are_two_users(tmp_path: Path) -> None:
+    """Ending one kills all processes of its user."""
+    tool = Programs.find().tool
+    assert tool is not None, "run scripts/get-gvisor .cache/bin"
+    engine = ProcessEngine(tool, AGENT)
+    users = set()
+    for host in ("one", "another"):
+        path = tmp_path / host / "1"
+        path.mkdir(parents=True)
+        users.add(engine._uid(TenantDirectory(path)))
+        assert engine._uid(TenantDirectory(path)) in users, "it stays what it was"
+    assert len(users) == 2

@@ -352,13 +352,17 @@ class Target:
         return found
 
     async def settled(self, before: Facts, seconds: float = 40) -> Facts:
-        """The facts once descriptors and tasks are back where they were. Raises: TimeoutError."""
-        async with asyncio.timeout(seconds):
-            while True:
-                now = await self.facts()
-                if now.fds <= before.fds + 4 and now.tasks <= before.tasks and not now.unproven:
-                    return now
-                await asyncio.sleep(0.1)
+        """The facts once descriptors and tasks are back where they were. Raises: AssertionError."""
+        now = before
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    now = await self.facts()
+                    if now.fds <= before.fds + 4 and now.tasks <= before.tasks and not now.unproven:
+                        return now
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise AssertionError(f"not as before after {seconds} s: {before}, now {now}") from None
 
 
 async def eventually(check: Callable[[], object], seconds: float = 20) -> None:

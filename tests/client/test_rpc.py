@@ -100,6 +100,24 @@ async def test_a_call_on_a_connection_that_has_just_broken_leaves_time_to_see_it
         assert await rpc.call("echo", 7) == [7]
 
 
+async def test_what_fails_late_on_an_old_connection_leaves_the_new_one_alone() -> None:
+    class Old:
+        async def send(self, _: str) -> None:
+            await renewed.wait()
+            raise OSError
+
+    renewed = asyncio.Event()
+    async with node(echo) as url, await Rpc.open(url) as rpc:
+        rpc._socket, new = Old(), rpc._socket  # type: ignore[assignment]
+        late = asyncio.ensure_future(rpc.call("echo", 1, repeat=False))
+        await asyncio.sleep(0)
+        rpc._socket = new
+        renewed.set()
+        with pytest.raises(ConnectionLost):
+            await late
+        assert await rpc.call("echo", 2, seconds=2) == [2]
+
+
 async def test_a_call_waits_through_as_many_refusals_as_it_takes_a_node_to_start() -> None:
     async with node(echo) as url:
         rpc = await Rpc.open(url)

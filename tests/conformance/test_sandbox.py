@@ -7,6 +7,7 @@ of a root helper. Nothing is skipped when REQUIRE_GVISOR is set.
 
 import asyncio
 import contextlib
+import fcntl
 import io
 import os
 import signal
@@ -1089,6 +1090,24 @@ async def test_a_keeper_that_nobody_waits_for_any_more_is_replaced(
     state = await box.wait(tenant.order)
     assert state.exit is not None
     assert state.exit.code == 58
+
+
+@only("process", "gvisor-own", "gvisor")
+async def test_a_keeper_that_has_not_said_who_it_is_is_waited_for(
+    setup: Setup, box: Sandbox
+) -> None:
+    """It holds its lock a moment before its process id stands there."""
+    tenant = shell(setup, "exit 58")
+    await box.prepare(tenant)
+    directory = TenantDirectory(setup.data / "tenants" / str(tenant.order))
+    directory.write_record("run.json", {"argv": NEVER_READY})
+    with directory.starting_lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        starting = asyncio.ensure_future(box.start(tenant.order))
+        done, _ = await asyncio.wait({starting}, timeout=0.3)
+        assert not done
+    await starting
+    assert (await box.wait(tenant.order)).phase is Phase.EXITED
 
 
 NEVER_READY = ["/bin/sh", "-c", "read -r end <&3"]

@@ -233,9 +233,10 @@ class Rpc:
         except TimeoutError:
             raise NodeUnreachable(self.url, f"{calls[0][0]} was not answered in time") from None
         except (WebSocketException, OSError):
-            # The reader hears of it only when it runs, and a caller that tries again at once would not
-            # let it.
-            self._ready.clear()
+            if self._socket is socket:
+                # The reader hears of it only when it runs, and a caller that tries again at once would
+                # not let it.
+                self._ready.clear()
             raise ConnectionLost from None
         finally:
             for number, answer in answers.items():

@@ -139,8 +139,9 @@ class TenantDirectory:
         return _holder(self.lock)
 
     def any_keeper(self) -> int | None:
-        """The process id of a live keeper, also of one whose job does not run yet."""
-        return _holder(self.starting_lock) or _holder(self.lock)
+        """The process id of a live keeper, also of one whose job does not run yet; 0: not written yet."""
+        starting = _holder(self.starting_lock)
+        return _holder(self.lock) if starting is None else starting
 
     def undo_start(self) -> None:
         """From now on the tenant is prepared again, whatever its keeper does."""

@@ -512,8 +512,8 @@ def remove_tree(path: Path) -> None:
 
 def _kill_keeper(tenant: TenantDirectory) -> None:
     deadline = time.monotonic() + 10
-    while keeper := tenant.any_keeper():
-        kill_all([keeper])
+    while (keeper := tenant.any_keeper()) is not None:
+        kill_all([keeper] if keeper else [])  # 0 would be our own process group
         if time.monotonic() > deadline:
             raise SandboxError(f"the keeper of order {tenant.path.name} cannot be killed")
         time.sleep(0.005)

@@ -18,7 +18,7 @@ import source_hash
 from deepbrain.frame.calls import CallDefinition
 from deepbrain.frame.docs import attribute_docs, lines_of
 from deepbrain.frame.metadata import pallet_docs
-from deepbrain.frame.origin import SIGNED, Authority
+from deepbrain.frame.origin import ANYONE, SIGNED, Authority
 from deepbrain.frame.pallet import Pallet, chain_name
 from deepbrain.runtime.chainspec import ChainSpec
 from deepbrain.runtime.runtime import PALLETS, Runtime
@@ -29,7 +29,10 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PAGES: Final = ROOT / "docs/spec"
 GOLDEN: Final = ROOT / "tests/vectors/metadata-dev.json"
 SPECS: Final = ("dev", "mainnet")
-ORIGINS: Final = {SIGNED: "signed", Authority.ROOT: "root", Authority.INHERENT: "the block itself"}
+ORIGINS: Final = {
+    SIGNED: "signed", ANYONE: "signed or root", Authority.ROOT: "root",
+    Authority.INHERENT: "the block itself",
+}  # fmt: skip
 
 
 def runtime_of(name: str) -> Runtime:

@@ -121,7 +121,7 @@ def test_pallets_declared_wrongly_are_refused_at_once():
             @call(0, reads=0, writes=0)
             def two(self, who: Signed) -> None: ...
 
-    with pytest.raises(TypeError, match="Signed, Root or Inherent"):
+    with pytest.raises(TypeError, match="Signed, Root, Inherent or Anyone"):
 
         class NoOrigin(Pallet, index=97):
             @call(0, reads=0, writes=0)

@@ -362,7 +362,15 @@ class Target:
                         return now
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            raise AssertionError(f"not as before after {seconds} s: {before}, now {now}") from None
+            files = self.open_files()
+            raise AssertionError(
+                f"not as before after {seconds} s: {before}, now {now} with {files}"
+            ) from None
+
+    def open_files(self) -> list[str]:
+        """What the machine's descriptors are of."""
+        descriptors = Path(f"/proc/{self.process.pid}/fd").iterdir()
+        return sorted(str(descriptor.readlink()) for descriptor in descriptors)
 
 
 async def eventually(check: Callable[[], object], seconds: float = 20) -> None:

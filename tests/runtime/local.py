@@ -220,12 +220,16 @@ class CountingReader:
 
 
 def declared(call) -> tuple[int, int]:
-    """Reads and writes, those of calls inside included."""
-    inner = [declared(argument) for argument in call.arguments if isinstance(argument, Call)]
-    return (
-        call.definition.reads + sum(reads for reads, _ in inner),
-        call.definition.writes + sum(writes for _, writes in inner),
-    )
+    """The keys that a call declares to read and to write, with those of the calls inside it."""
+    reads, writes = call.definition.reads, call.definition.writes
+    for argument in call.arguments:
+        # A call is a tuple, too.
+        inner = argument if type(argument) is tuple else (argument,)
+        for nested in inner:
+            if isinstance(nested, Call):
+                inside = declared(nested)
+                reads, writes = reads + inside[0], writes + inside[1]
+    return reads, writes
 
 
 def hardware(gpus: int = 4, cpus: int = 16) -> Hardware:

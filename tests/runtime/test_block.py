@@ -43,7 +43,7 @@ def test_the_header_follows_from_the_state_and_its_root(chain):
     )
     assert (header.parent_hash, header.number) == (parent, 1)
     assert header.extrinsics_root == outcome.extrinsics_root
-    assert header.extrinsics_root == ordered_root(outcome.extrinsics, version=0)
+    assert header.extrinsics_root == ordered_root(outcome.extrinsics)
     assert author_of(header.digest) == FERDIE.public
     assert Header.decode(header.encode()) == header
 
@@ -159,9 +159,16 @@ def test_runtime_apis_answer_by_name(chain):
     assert fee == weight + len(raw) * 10**9
     details = ask("TransactionPaymentApi_query_fee_details", raw + len(raw).to_bytes(4, "little"))
     assert details[0] == 1
-    assert ask("Metadata_metadata_versions") == bytes((8, 14, 0, 0, 0, 15, 0, 0, 0))
-    assert ask("Metadata_metadata_at_version", (13).to_bytes(4, "little")) == b"\0"
-    assert ask("Metadata_metadata_at_version", (15).to_bytes(4, "little"))[0] == 1
+    by_weight = ask("TransactionPaymentApi_query_weight_to_fee", info[:at])
+    by_length = ask("TransactionPaymentApi_query_length_to_fee", len(raw).to_bytes(4, "little"))
+    assert int.from_bytes(by_weight, "little") + int.from_bytes(by_length, "little") == fee
+    assert ask("Metadata_metadata_versions") == bytes((12, 14, 0, 0, 0, 15, 0, 0, 0, 16, 0, 0, 0))
+    for version in (14, 15, 16):
+        found = ask("Metadata_metadata_at_version", version.to_bytes(4, "little"))
+        assert found[0] == 1
+        assert b"meta" + bytes((version,)) in found[:10]
+    for version in (13, 17):
+        assert ask("Metadata_metadata_at_version", version.to_bytes(4, "little")) == b"\0"
     assert b"meta" in ask("Metadata_metadata")[:9]
     assert ask("Core_version") == chain.runtime.version.encode()
     validity = ask("TaggedTransactionQueue_validate_transaction", b"\x02" + raw + bytes(chain.head))

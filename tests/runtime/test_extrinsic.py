@@ -3,11 +3,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.primitives.ecdsa import EcdsaPair
 from tests.runtime.local import ALICE, BOB, CHARLIE, LocalChain, key
 
 from deepbrain.pallets.balances import Balances
 from deepbrain.pallets.oracle import Oracle
 from deepbrain.pallets.sudo import Sudo
+from deepbrain.pallets.system import System
 from deepbrain.pallets.timestamp import Timestamp
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.ids import Hash
@@ -56,14 +58,39 @@ def test_root_calls_come_first(chain):
     assert operational.priority > tipped.priority
 
 
-@pytest.mark.parametrize("scheme", [Scheme.SR25519, Scheme.ED25519])
-def test_both_schemes_sign(chain, scheme):
-    payer = key("payer", scheme)
+@pytest.mark.parametrize("scheme", Scheme)
+def test_every_scheme_signs(chain, scheme):
+    payer = EcdsaPair(b"\5" * 32) if scheme is Scheme.ECDSA else key("payer", scheme)
     raw = sign(CALL, payer, chain.executive.signing, nonce=0)
     assert refusal(chain, raw) is Invalid.PAYMENT
     own = LocalChain(verify=True)
     own.do(ALICE, Balances.transfer_keep_alive.make(dest=payer.public, value=Balance(9 * PLANCK)))
     own.do(payer, CALL)
+
+
+def test_an_ecdsa_signature_is_its_accounts_alone(chain):
+    own = LocalChain(verify=True)
+    payer = EcdsaPair(b"\5" * 32)
+    own.do(ALICE, Balances.transfer_keep_alive.make(dest=payer.public, value=Balance(9 * PLANCK)))
+    good = own.signed(payer, CALL)
+    own.executive.validate(own.state, own.head, good)
+    at = len(encode_compact(len(good))) + 1 + 1 + 32 + 1
+    for place, value in (
+        (at, good[at] ^ 1),
+        (at + 64, good[at + 64] ^ 1),
+        (at + 64, 4),
+        (at + 64, 255),
+    ):
+        bad = good[:place] + bytes((value,)) + good[place + 1 :]
+        assert refusal(own, bad) is Invalid.BAD_PROOF
+    zeros = good[:at] + bytes(65) + good[at + 65 :]
+    assert refusal(own, zeros) is Invalid.BAD_PROOF
+    for cut in (at, at + 1, at + 64):
+        body = good[at - 35 : cut]
+        with pytest.raises(DecodeError, match="ends inside a signature"):
+            own.executive.decode(encode_compact(len(body)) + body)
+    longer = sign(System.remark.make(remark=b"x" * 300), payer, own.executive.signing, nonce=1)
+    own.executive.validate(own.state, own.head, longer)
 
 
 @pytest.mark.parametrize("period", [4, 64, 4096])

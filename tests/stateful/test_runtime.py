@@ -27,6 +27,7 @@ from deepbrain.pallets.oracle import Oracle
 from deepbrain.pallets.rent import Rent
 from deepbrain.pallets.sudo import Sudo
 from deepbrain.pallets.system import System
+from deepbrain.pallets.utility import Utility
 from deepbrain.primitives.ids import OrderId
 from deepbrain.primitives.units import PLANCK, U8, U16, U32, Balance, MicroUsd, Seconds
 
@@ -77,10 +78,15 @@ calls = st.one_of(
     st.builds(Machines.unbond.make, st.just(MACHINE)),
     st.builds(Oracle.set_price.make, prices),
 )
+batches = st.tuples(
+    st.sampled_from([Utility.batch, Utility.batch_all, Utility.force_batch]),
+    st.lists(calls, max_size=4).map(tuple),
+).map(lambda drawn: drawn[0].make(calls=drawn[1]))
 rooted = st.one_of(
     st.builds(Oracle.set_price.make, prices),
     st.builds(Sudo.set_key.make, accounts),
     calls,
+    batches,
 ).map(lambda call: Sudo.sudo.make(call=call))
 
 
@@ -91,7 +97,7 @@ class RuntimeMachine(RuleBasedStateMachine):
         self.chain = LocalChain(spec)
         self.chain.bond(gpus=gpus, isolation=isolation)
 
-    @rule(who=people, call=calls | rooted, tip=st.sampled_from([0, 10**12]))
+    @rule(who=people, call=calls | batches | rooted, tip=st.sampled_from([0, 10**12]))
     def attempt(self, who, call, tip):
         account = self.chain.now().system.account_of(who.public)
         if account.data.free < 10**13 * 2:

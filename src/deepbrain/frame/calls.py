@@ -11,6 +11,7 @@ Arguments travel in the order of the definition, each by the codec of its hint.
 """
 
 from collections.abc import Callable, Mapping
+from enum import Enum
 from types import MethodType
 from typing import (
     Any,
@@ -28,7 +29,7 @@ from deepbrain.frame.origin import Authority, required_origin
 from deepbrain.frame.outer import outer_types
 from deepbrain.frame.weight import EXTRINSIC, READ, WRITE, DispatchClass
 from deepbrain.primitives.errors import DecodeError
-from deepbrain.scale import Codec, StructField, codec_of
+from deepbrain.scale import Codec, StructField, codec_of, decode_compact, encode_compact
 from deepbrain.scale.definitions import TypeId
 from deepbrain.scale.registry import TypeRegistry
 
@@ -39,8 +40,18 @@ OriginT = TypeVar("OriginT")
 MAX_NESTING: Final = 8
 """How many calls may lie inside one another."""
 
+MAX_CALLS: Final = 512
+"""How many calls may lie side by side in one argument."""
+
 _DEPTH_PER_CALL: Final = 6
 """Of the codec's `MAX_DEPTH`: the arguments of the innermost call need some of it, too."""
+
+
+class Nested(Enum):
+    """An argument that only the table of a whole runtime can decode."""
+
+    CALL = "Call"
+    CALLS = "tuple[Call, ...]"
 
 
 class Call(NamedTuple):
@@ -84,14 +95,21 @@ class Call(NamedTuple):
         out.append(definition.pallet_index)
         out.append(definition.index)
         for codec, argument in zip(definition.codecs, self.arguments, strict=True):
-            if codec is None:
+            if codec is Nested.CALL:
                 argument.encode_into(out)
+            elif codec is Nested.CALLS:
+                out += encode_compact(len(argument))
+                for nested in argument:
+                    nested.encode_into(out)
             else:
                 codec.encode_into(argument, out)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={argument!r}" for name, argument in self.named())
         return f"{self.name}({shown})"
+
+
+_NESTED: Final[Mapping[Any, Nested]] = {Call: Nested.CALL, tuple[Call, ...]: Nested.CALLS}
 
 
 class CallDefinition:
@@ -130,10 +148,10 @@ class CallDefinition:
         (_, origin), *parameters = hints.items()
         self.origin: str | Authority = required_origin(origin)
         self.fields = tuple(StructField(name, hint) for name, hint in parameters)
-        self.codecs: tuple[Codec[Any] | None, ...] = tuple(
-            None if field.hint is Call else codec_of(field.hint) for field in self.fields
+        self.codecs: tuple[Codec[Any] | Nested, ...] = tuple(
+            _NESTED.get(field.hint) or codec_of(field.hint) for field in self.fields
         )
-        """The codec of each argument; None where it is itself a call."""
+        """The codec of each argument, or what kind of calls it is."""
 
     def weight_of(self, arguments: tuple[Any, ...]) -> int:
         """Picoseconds that a call with these arguments costs at most, without its extrinsic."""
@@ -221,11 +239,24 @@ class CallTable:
         if definition is None:
             raise DecodeError(f"there is no call {data[at + 1]} in pallet {data[at]}")
         at += 2
-        arguments = []
+        arguments: list[Any] = []
+        value: Any
         for codec in definition.codecs:
-            if codec is None:
+            if codec is Nested.CALL:
                 value, at = self.decode_at(data, at, depth + _DEPTH_PER_CALL)
+            elif codec is Nested.CALLS:
+                value, at = self._decode_calls_at(data, at, depth + _DEPTH_PER_CALL)
             else:
                 value, at = codec.decode_at(data, at, depth)
             arguments.append(value)
         return Call(definition, tuple(arguments)), at
+
+    def _decode_calls_at(self, data: bytes, at: int, depth: int) -> tuple[tuple[Call, ...], int]:
+        count, at = decode_compact(data, at)
+        if count > MAX_CALLS:
+            raise DecodeError(f"at most {MAX_CALLS} calls may lie side by side")
+        calls = []
+        for _ in range(count):
+            nested, at = self.decode_at(data, at, depth)
+            calls.append(nested)
+        return tuple(calls), at

@@ -1,4 +1,4 @@
-"""Pallets as wallets read them: metadata V14 and V15, docstrings included.
+"""Pallets as wallets read them: metadata V14, V15 and V16, docstrings included.
 
 Type paths and names are those that clients recognise types by; they are part of the interface.
 Nothing of consensus depends on metadata; a golden file in the tests guards it.
@@ -13,24 +13,34 @@ from deepbrain.frame.calls import CallDefinition
 from deepbrain.frame.docs import attribute_docs, lines_of
 from deepbrain.frame.metadata_format import (
     MAGIC,
+    NOT_DEPRECATED,
     ApiInput,
     ApiMethod,
+    ApiMethodV16,
+    CasesType,
     ConstantEntry,
+    ConstantEntryV16,
     EntryType,
     ExtrinsicV14,
     ExtrinsicV15,
+    ExtrinsicV16,
     MapEntry,
     MetadataV14,
     MetadataV15,
+    MetadataV16,
     Modifier,
     OuterEnums,
     PalletStorage,
+    PalletStorageV16,
     PalletV14,
     PalletV15,
+    PalletV16,
     PlainEntry,
     RuntimeApi,
+    RuntimeApiV16,
     SignedExtension,
     StorageEntry,
+    StorageEntryV16,
     WireHasher,
 )
 from deepbrain.frame.outer import OuterRegistry
@@ -39,7 +49,7 @@ from deepbrain.frame.signed_types import EXTENSIONS, SignedTypes
 from deepbrain.frame.storage import Item
 from deepbrain.primitives.ids import Hash
 from deepbrain.primitives.units import U8, U32
-from deepbrain.scale import codec_of
+from deepbrain.scale import Struct, codec_of
 from deepbrain.scale.definitions import Composite, Field, Parameter, TypeId, Variant, VariantCase
 from deepbrain.scale.registry import default_path, docs_of
 
@@ -56,9 +66,10 @@ class ApiFunction(NamedTuple):
 
 
 class Api(NamedTuple):
-    """A runtime API."""
+    """A runtime API, in the version that clients expect of it."""
 
     name: str
+    version: int
     functions: tuple[ApiFunction, ...]
     docs: str
 
@@ -111,9 +122,7 @@ class MetadataSource:
             signed_extensions=self._extensions(),
         )
         runtime, apis = self._runtime(), tuple(self._api(api) for api in self._apis)
-        outer = OuterEnums(
-            call=self.runtime_call(), event=self._runtime_event(), error=self._runtime_error()
-        )
+        outer = self._outer_enums()
         metadata = MetadataV15(
             types=self._registry.types(),
             pallets=described,
@@ -124,6 +133,29 @@ class MetadataSource:
             custom={},
         )
         return MAGIC + bytes((15,)) + metadata.encode()
+
+    def v16(self) -> bytes:
+        """The metadata in format 16, magic number included. Cost: milliseconds."""
+        described = tuple(self._pallet_v16(pallet) for pallet in self._pallets)
+        extensions = self._extensions()
+        extrinsic = ExtrinsicV16(
+            versions=(EXTRINSIC_VERSION,),
+            address=self._signed.address(),
+            call=self.runtime_call(),
+            signature=self._signed.signature(),
+            extensions_by_version={U8(0): tuple(U32(at) for at in range(len(extensions)))},
+            extensions=extensions,
+        )
+        apis, outer = tuple(self._api_v16(api) for api in self._apis), self._outer_enums()
+        metadata = MetadataV16(
+            types=self._registry.types(),
+            pallets=described,
+            extrinsic=extrinsic,
+            apis=apis,
+            outer_enums=outer,
+            custom={},
+        )
+        return MAGIC + bytes((16,)) + metadata.encode()
 
     # Outer types: `outer.OuterTypes`.
 
@@ -159,6 +191,11 @@ class MetadataSource:
     def _runtime_error(self) -> TypeId:
         errors = {p: self._errors for p in self._pallets if p.error_types}
         return self._outer_enum("RuntimeError", errors)
+
+    def _outer_enums(self) -> OuterEnums:
+        return OuterEnums(
+            call=self.runtime_call(), event=self._runtime_event(), error=self._runtime_error()
+        )
 
     def _outer_enum(self, name: str, members: Mapping[type[Pallet], Any]) -> TypeId:
         """An enum with a case for each pallet that has such a type."""
@@ -201,9 +238,26 @@ class MetadataSource:
         )
 
     def _pallet_v15(self, pallet: type[Pallet]) -> PalletV15:
-        v14 = self._pallet(pallet)
-        shared = {name: getattr(v14, name) for name in PalletV14.__field_names__}
-        return PalletV15(**shared, docs=pallet_docs(pallet))
+        return PalletV15(**_members(self._pallet(pallet)), docs=pallet_docs(pallet))
+
+    def _pallet_v16(self, pallet: type[Pallet]) -> PalletV16:
+        v15 = self._pallet_v15(pallet)
+        return PalletV16(
+            name=v15.name,
+            storage=None if v15.storage is None else _storage_v16(v15.storage),
+            calls=_cases_type(v15.calls),
+            event=_cases_type(v15.event),
+            constants=tuple(
+                ConstantEntryV16(**_members(constant), deprecation=NOT_DEPRECATED)
+                for constant in v15.constants
+            ),
+            error=_cases_type(v15.error),
+            associated_types=(),
+            view_functions=(),
+            index=v15.index,
+            docs=v15.docs,
+            deprecation=NOT_DEPRECATED,
+        )
 
     def _calls(self, pallet: type[Pallet]) -> TypeId:
         def case(definition: CallDefinition) -> VariantCase:
@@ -306,6 +360,38 @@ class MetadataSource:
         return RuntimeApi(
             name=api.name, methods=tuple(method(f) for f in api.functions), docs=(api.docs,)
         )
+
+    def _api_v16(self, api: Api) -> RuntimeApiV16:
+        v15 = self._api(api)
+        return RuntimeApiV16(
+            name=v15.name,
+            methods=tuple(
+                ApiMethodV16(**_members(method), deprecation=NOT_DEPRECATED)
+                for method in v15.methods
+            ),
+            docs=v15.docs,
+            version=U32(api.version),
+            deprecation=NOT_DEPRECATED,
+        )
+
+
+def _members(record: Struct) -> dict[str, Any]:
+    """The fields of a record, for one of a later format that has them too."""
+    return {name: getattr(record, name) for name in type(record).__field_names__}
+
+
+def _storage_v16(storage: PalletStorage) -> PalletStorageV16:
+    return PalletStorageV16(
+        prefix=storage.prefix,
+        entries=tuple(
+            StorageEntryV16(**_members(entry), deprecation=NOT_DEPRECATED)
+            for entry in storage.entries
+        ),
+    )
+
+
+def _cases_type(type_id: TypeId | None) -> CasesType | None:
+    return None if type_id is None else CasesType(type=type_id, deprecated={})
 
 
 def pallet_docs(pallet: type[Pallet]) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
-"""Metadata V14 and V15 as records: what is written is what these say.
+"""Metadata V14, V15 and V16 as records: what is written is what these say.
 
-Source: `frame_metadata::v14`, `frame_metadata::v15`.
+Source: `frame_metadata::v14`, `frame_metadata::v15`, `frame_metadata::v16`.
 """
 
 from typing import Final
 
-from deepbrain.primitives.units import U8
+from deepbrain.primitives.ids import Hash
+from deepbrain.primitives.units import U8, U32
 from deepbrain.scale import Compact, Enumeration, Struct, TaggedUnion
 from deepbrain.scale.definitions import PortableType, TypeId
 
@@ -149,5 +150,108 @@ class MetadataV15(Struct):
     extrinsic: ExtrinsicV15
     type: Compact[TypeId]
     apis: tuple[RuntimeApi, ...]
+    outer_enums: OuterEnums
+    custom: dict[str, CustomValue]
+
+
+class Deprecation(TaggedUnion):
+    """Whether something is not to be used any more."""
+
+
+class NotDeprecated(Deprecation, index=0): ...
+
+
+NOT_DEPRECATED: Final = NotDeprecated()
+
+
+class CasesType(Struct):
+    """The enum of a pallet's calls, events or errors, and its deprecated cases by index."""
+
+    type: Compact[TypeId]
+    deprecated: dict[U8, Deprecation]
+
+
+class StorageEntryV16(Struct):
+    name: str
+    modifier: Modifier
+    type: EntryType
+    default: bytes
+    docs: tuple[str, ...]
+    deprecation: Deprecation
+
+
+class PalletStorageV16(Struct):
+    prefix: str
+    entries: tuple[StorageEntryV16, ...]
+
+
+class ConstantEntryV16(Struct):
+    name: str
+    type: Compact[TypeId]
+    value: bytes
+    docs: tuple[str, ...]
+    deprecation: Deprecation
+
+
+class AssociatedType(Struct):
+    name: str
+    type: Compact[TypeId]
+    docs: tuple[str, ...]
+
+
+class ApiMethodV16(Struct):
+    name: str
+    inputs: tuple[ApiInput, ...]
+    output: Compact[TypeId]
+    docs: tuple[str, ...]
+    deprecation: Deprecation
+
+
+class ViewFunction(Struct):
+    id: Hash
+    name: str
+    inputs: tuple[ApiInput, ...]
+    output: Compact[TypeId]
+    docs: tuple[str, ...]
+    deprecation: Deprecation
+
+
+class PalletV16(Struct):
+    name: str
+    storage: PalletStorageV16 | None
+    calls: CasesType | None
+    event: CasesType | None
+    constants: tuple[ConstantEntryV16, ...]
+    error: CasesType | None
+    associated_types: tuple[AssociatedType, ...]
+    view_functions: tuple[ViewFunction, ...]
+    index: U8
+    docs: tuple[str, ...]
+    deprecation: Deprecation
+
+
+class ExtrinsicV16(Struct):
+    versions: tuple[U8, ...]
+    address: Compact[TypeId]
+    call: Compact[TypeId]
+    signature: Compact[TypeId]
+    extensions_by_version: dict[U8, tuple[Compact[U32], ...]]
+    """Places in `extensions`, by the version of the extension set."""
+    extensions: tuple[SignedExtension, ...]
+
+
+class RuntimeApiV16(Struct):
+    name: str
+    methods: tuple[ApiMethodV16, ...]
+    docs: tuple[str, ...]
+    version: Compact[U32]
+    deprecation: Deprecation
+
+
+class MetadataV16(Struct):
+    types: tuple[PortableType, ...]
+    pallets: tuple[PalletV16, ...]
+    extrinsic: ExtrinsicV16
+    apis: tuple[RuntimeApiV16, ...]
     outer_enums: OuterEnums
     custom: dict[str, CustomValue]

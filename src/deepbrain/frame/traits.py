@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from deepbrain.frame.account import AccountInfo, HoldReason
 from deepbrain.frame.calls import Call
-from deepbrain.frame.dispatch import Failure
+from deepbrain.frame.dispatch import DispatchError, Failure
 from deepbrain.frame.origin import Origin
 from deepbrain.primitives.ids import AccountId, Hash, MachineId
 from deepbrain.primitives.units import U16, U32, Balance, MicroUsd, Moment, Seconds
@@ -134,3 +134,6 @@ class Dispatcher(Protocol):
 
     def dispatch(self, call: Call, origin: Origin) -> Failure | None:
         """Make the call on a layer of its own; gives the reason if it failed."""
+
+    def error_of(self, failure: Failure) -> DispatchError:
+        """A failure as events carry it."""

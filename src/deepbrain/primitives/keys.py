@@ -1,15 +1,19 @@
-"""Key pairs and signatures: sr25519 (wallets) and ed25519 (machines).
+"""Key pairs and signatures: sr25519 (wallets), ed25519 (machines), and ecdsa, which is only checked.
 
 One library per scheme on every node, pinned: implementations disagree on edge cases, and a node
 that accepts a signature its peers refuse has left the chain. ed25519 follows ZIP-215. `self_test`
 proves at start that the installed libraries are the ones this chain was made with.
 
-Source: `sp_core::crypto` (secret URIs), `substrate-bip39` (phrases), schnorrkel, ZIP-215.
+An ecdsa account is the BLAKE2b-256 of its compressed public key, which a signature gives away: 64 bytes
+and the number of the point. Only nodes check such, with a library that comes with `deepbrain[node]`.
+
+Source: `sp_core::crypto` (secret URIs), `sp_core::ecdsa`, `substrate-bip39` (phrases), schnorrkel, ZIP-215.
 """
 
+from contextlib import suppress
 from enum import Enum
 from hashlib import pbkdf2_hmac
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import ed25519_zebra
 import sr25519
@@ -30,6 +34,10 @@ _STRENGTH: Final = {12: 128, 24: 256}
 _EXPORTED_BYTES: Final = 64
 _NOBODY: Final = bytes(32)
 
+_secp256k1: Any = None
+with suppress(ImportError):  # a renter or a machine, not a node: `verify` says so
+    import coincurve as _secp256k1
+
 
 class Scheme(Enum):
     """A signature scheme. The value is the index in `MultiSignature`."""
@@ -37,11 +45,17 @@ class Scheme(Enum):
     ED25519 = 0
     SR25519 = 1
     ECDSA = 2
-    """Reserved: known on the wire, verified nowhere yet."""
+    """Checked by nodes; there are no keys of it here."""
 
 
 class Signature(FixedBytes, size=64):
     """An sr25519 or ed25519 signature."""
+
+    __slots__ = ()
+
+
+class RecoverableSignature(FixedBytes, size=65):
+    """An ecdsa signature, with the number of the point it gives away as the last byte."""
 
     __slots__ = ()
 
@@ -173,19 +187,38 @@ class Keypair:
 def verify(scheme: Scheme, public: bytes, signature: bytes, message: bytes) -> bool:
     """Whether `signature` is one of `message` by `public`. False, never an error, on nonsense.
 
-    The all-zero key signs nothing: in both schemes it is a point that anybody can sign for, and
-    people send what they want to destroy to it. Cost: about 40 µs sr25519, 60 µs ed25519.
+    `public` is the account of an ecdsa key. The all-zero key signs nothing: in both other schemes it is
+    a point that anybody can sign for, and people send what they want to destroy to it.
+    Cost: about 40 µs sr25519, 60 µs ed25519, 50 µs ecdsa.
+    Raises: InvalidKey: an ecdsa signature where the library for it is not installed.
     """
+    if scheme is Scheme.ECDSA:
+        return _verify_ecdsa(public, signature, message)
     if len(public) != AccountId.SIZE or len(signature) != Signature.SIZE or public == _NOBODY:
         return False
     if scheme is Scheme.ED25519:
         return bool(ed25519_zebra.ed_verify(bytes(signature), message, bytes(public)))
-    if scheme is not Scheme.SR25519:
-        return False
     try:
         return bool(sr25519.verify(bytes(signature), message, bytes(public)))
     except ValueError:
         return False
+
+
+def _verify_ecdsa(account: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the key that the signature gives away is the account's."""
+    if _secp256k1 is None:
+        raise InvalidKey("ecdsa signatures need the package coincurve: pip install deepbrain[node]")
+    if len(signature) != RecoverableSignature.SIZE:
+        return False
+    digest = bytes(blake2_256(message))
+    try:
+        recovered: Any = _secp256k1.PublicKey.from_signature_and_message(
+            bytes(signature), digest, None
+        )
+    # The library raises plain `Exception` where no point fits.
+    except Exception:  # noqa: BLE001  determinism: allow
+        return False
+    return bool(blake2_256(recovered.format(compressed=True)) == account)
 
 
 def generate_phrase(words: int = 12) -> str:
@@ -254,6 +287,16 @@ _VECTORS: Final = (
         (
             "1ac5b5fdbcb5633d2d6d2797e9a56399d5ba16a102cb95a7c156b619c78d7509"
             "18e9235e4f53f1de4d03d0b04972d2731e7b83464a41e991ece4ad1d6a93fc8e"
+        ),
+        b"deepbrain self-test",
+    ),
+    # The same, with an ecdsa key.
+    (
+        Scheme.ECDSA,
+        "01e552298e47454041ea31273b4b630c64c104e4514aa3643490b8aaca9cf8ed",
+        (
+            "a1cfaf9d05387d3ad39e2850041030f1133d28da7de8f07ff955ecec7370d39b"
+            "798deaf27a1d38b21303038cde01694d39d1983f5f145ff39aa94868b5d6421c01"
         ),
         b"deepbrain self-test",
     ),

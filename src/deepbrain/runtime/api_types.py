@@ -158,11 +158,13 @@ class Err(TransactionValidity, index=1):
 APIS: Final = (
     Api(
         "Core",
+        5,
         (ApiFunction("version", (), RuntimeVersion, "The version of the runtime."),),
         "What every runtime can do.",
     ),
     Api(
         "Metadata",
+        2,
         (
             ApiFunction("metadata", (), bytes, "The metadata in format 14."),
             ApiFunction(
@@ -177,6 +179,7 @@ APIS: Final = (
     ),
     Api(
         "TaggedTransactionQueue",
+        3,
         (
             ApiFunction(
                 "validate_transaction",
@@ -189,11 +192,13 @@ APIS: Final = (
     ),
     Api(
         "AccountNonceApi",
+        1,
         (ApiFunction("account_nonce", (("account", AccountId),), Nonce, "The next nonce."),),
         "What a signer asks.",
     ),
     Api(
         "TransactionPaymentApi",
+        4,
         (
             ApiFunction(
                 "query_info",
@@ -207,6 +212,10 @@ APIS: Final = (
                 FeeDetails,
                 "What an extrinsic would cost, in parts.",
             ),
+            ApiFunction(
+                "query_weight_to_fee", (("weight", Weight),), Balance, "What a weight costs."
+            ),
+            ApiFunction("query_length_to_fee", (("length", U32),), Balance, "What bytes cost."),
         ),
         "What a payer asks.",
     ),

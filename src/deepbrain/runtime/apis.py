@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from deepbrain.frame.weight import Weight
+from deepbrain.pallets.fees import Fees
 from deepbrain.primitives.errors import DecodeError, DeepBrainError
 from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.primitives.units import U32, U64, Balance, Nonce
@@ -30,7 +31,7 @@ from deepbrain.state.store import Reader
 
 T = TypeVar("T")
 
-METADATA_VERSIONS: Final = (14, 15)
+METADATA_VERSIONS: Final = (14, 15, 16)
 
 
 class UnknownApi(DeepBrainError):
@@ -66,6 +67,10 @@ class _Question:
         """An extrinsic, signed or not, and its length: what fee queries are about."""
         raw = self.extrinsic()
         return decode_extrinsic(raw, self.runtime.calls), int(self.argument(U32))
+
+    def fees(self) -> Fees:
+        """The fees, as they are at the block."""
+        return self.runtime.at(self.reader, self.head).fees
 
     def end(self) -> None:
         """Raises: DecodeError: something is left over."""
@@ -118,7 +123,7 @@ def _query_info(question: _Question) -> bytes:
     extrinsic, length = question.priced()
     question.end()
     weight = weight_of(extrinsic)
-    fees = question.runtime.at(question.reader, question.head).fees
+    fees = question.fees()
     return RuntimeDispatchInfo(
         weight=Weight(ref_time=U64(weight)),
         class_=extrinsic.call.definition.dispatch_class,
@@ -129,7 +134,7 @@ def _query_info(question: _Question) -> bytes:
 def _query_fee_details(question: _Question) -> bytes:
     extrinsic, length = question.priced()
     question.end()
-    fees = question.runtime.at(question.reader, question.head).fees
+    fees = question.fees()
     inclusion = InclusionFee(
         base_fee=Balance(0),
         len_fee=fees.fee_of(0, length),
@@ -137,6 +142,18 @@ def _query_fee_details(question: _Question) -> bytes:
     )
     tip = extrinsic.signed.tip if extrinsic.signed else Balance(0)
     return FeeDetails(inclusion_fee=inclusion, tip=tip).encode()
+
+
+def _query_weight_to_fee(question: _Question) -> bytes:
+    weight = question.argument(Weight)
+    question.end()
+    return codec_of(Balance).encode(question.fees().fee_of(int(weight.ref_time), 0))
+
+
+def _query_length_to_fee(question: _Question) -> bytes:
+    length = question.argument(U32)
+    question.end()
+    return codec_of(Balance).encode(question.fees().fee_of(0, int(length)))
 
 
 def _validate_transaction(question: _Question) -> bytes:
@@ -168,5 +185,7 @@ FUNCTIONS: Final[Mapping[str, Callable[[_Question], bytes]]] = {
     "AccountNonceApi_account_nonce": _account_nonce,
     "TransactionPaymentApi_query_info": _query_info,
     "TransactionPaymentApi_query_fee_details": _query_fee_details,
+    "TransactionPaymentApi_query_weight_to_fee": _query_weight_to_fee,
+    "TransactionPaymentApi_query_length_to_fee": _query_length_to_fee,
     "TaggedTransactionQueue_validate_transaction": _validate_transaction,
 }

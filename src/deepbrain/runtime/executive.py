@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from deepbrain.frame.calls import CallDefinition
-from deepbrain.frame.dispatch import DispatchError, wire_error
+from deepbrain.frame.dispatch import DispatchError
 from deepbrain.frame.errors import TokenFailure
 from deepbrain.frame.events import FINALIZATION, INITIALIZATION
 from deepbrain.frame.header import Digest
@@ -25,7 +25,7 @@ from deepbrain.pallets.system import NO_HASH, ExtrinsicFailed, ExtrinsicSuccess
 from deepbrain.pallets.timestamp import Timestamp
 from deepbrain.primitives.errors import ArithmeticFailure
 from deepbrain.primitives.ids import AccountId, Hash
-from deepbrain.primitives.keys import Scheme, Signature, verify
+from deepbrain.primitives.keys import RecoverableSignature, Scheme, Signature, verify
 from deepbrain.primitives.units import U64, Balance, BlockNumber, Moment, Nonce
 from deepbrain.runtime.errors import Invalid, InvalidBlock, InvalidTransaction
 from deepbrain.runtime.extrinsic import Extrinsic, Signed, Signing, decode_extrinsic, inherent
@@ -57,7 +57,7 @@ class Check(NamedTuple):
 
     scheme: Scheme
     public: AccountId
-    signature: Signature
+    signature: Signature | RecoverableSignature
     message: bytes
 
     def holds(self) -> bool:
@@ -329,11 +329,20 @@ class BlockBuilder:
         self._body: list[bytes] = []
         self._receipts: list[Receipt] = []
         self._dispatch_infos: dict[tuple[CallDefinition, int], DispatchInfo] = {}
-        for pallet in self.block.pallets.values():
-            self.room.weight += pallet.on_initialize()
+        self._upgraded = self._open()
         self._before = list(self._journal.events)
         # Events of the hooks before the first signed extrinsic.
-        self._upgraded = self.block.system.upgraded()
+
+    def _open(self) -> bool:
+        """Run the first hooks; gives whether this runtime takes over with this block."""
+        system, *others = self.block.pallets.values()
+        self.room.weight += system.on_initialize()
+        upgraded = self.block.system.upgraded()
+        if upgraded:
+            self.room.weight += self._runtime.migrate(self.block)
+        for pallet in others:
+            self.room.weight += pallet.on_initialize()
+        return upgraded
 
     def push_inherent(self, extrinsic: Extrinsic) -> Receipt:
         """Include an extrinsic of the block's own. Raises: InvalidBlock: it fails."""
@@ -388,7 +397,7 @@ class BlockBuilder:
                 raise InvalidTransaction(Invalid.BAD_PROOF)
         failure = block.dispatch(call, signed.signer)
         block.fees.emit(paid)
-        error = None if failure is None else wire_error(failure, self._runtime.pallet_of_error)
+        error = None if failure is None else block.error_of(failure)
         return self._include(extrinsic, start, weight, error)
 
     def _include(
@@ -435,7 +444,7 @@ class BlockBuilder:
         phases.append((FINALIZATION, self._journal.events[start:]))
         records, count = self._runtime.events.encode(phases)
         system = self.block.system
-        root = ordered_root(self._body, version=0)
+        root = ordered_root(self._body)
         system.close_block(root, records, count)
         return BlockOutcome(
             changes=self._journal.changes(),

@@ -13,7 +13,7 @@ from deepbrain.frame.calls import Call, CallTable
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import AccountId, Hash
-from deepbrain.primitives.keys import Keypair, Scheme, Signature
+from deepbrain.primitives.keys import Keypair, RecoverableSignature, Scheme, Signature
 from deepbrain.primitives.units import Balance, Nonce
 from deepbrain.runtime.era import IMMORTAL, Era
 from deepbrain.scale import decode_compact, encode_compact
@@ -25,7 +25,11 @@ _BARE: Final = 0x04
 _SIGNED: Final = 0x84
 _HASHED_ABOVE: Final = 256
 _NO_METADATA_HASH: Final = b"\0"
-_SCHEMES: Final = {Scheme.ED25519.value: Scheme.ED25519, Scheme.SR25519.value: Scheme.SR25519}
+_SIGNATURES: Final[dict[int, type[Signature | RecoverableSignature]]] = {
+    Scheme.ED25519.value: Signature,
+    Scheme.SR25519.value: Signature,
+    Scheme.ECDSA.value: RecoverableSignature,
+}
 
 
 class Signed(NamedTuple):
@@ -33,7 +37,7 @@ class Signed(NamedTuple):
 
     signer: AccountId
     scheme: Scheme
-    signature: Signature
+    signature: Signature | RecoverableSignature
     era: Era
     nonce: Nonce
     tip: Balance
@@ -132,14 +136,17 @@ def _signed_at(raw: bytes, at: int, version: int) -> tuple[Signed | None, int]:
         return None, at
     if version != _SIGNED:
         raise DecodeError("only version 4 of extrinsics is understood")
-    extra_at = at + 98
-    if extra_at > len(raw):
+    signature_at = at + 34
+    if signature_at > len(raw):
         raise DecodeError("the input ends inside a signature")
     if raw[at]:
         raise DecodeError("the signer is named by something other than an account id")
-    scheme = _SCHEMES.get(raw[at + 33])
-    if scheme is None:
-        raise DecodeError("the signature is neither ed25519 nor sr25519")
+    kind = _SIGNATURES.get(raw[at + 33])
+    if kind is None:
+        raise DecodeError("the signature is neither ed25519, sr25519 nor ecdsa")
+    extra_at = signature_at + kind.SIZE
+    if extra_at > len(raw):
+        raise DecodeError("the input ends inside a signature")
     era, place = Era.decode_at(raw, extra_at)
     nonce, place = decode_compact(raw, place)
     tip, place = decode_compact(raw, place)
@@ -149,8 +156,8 @@ def _signed_at(raw: bytes, at: int, version: int) -> tuple[Signed | None, int]:
         raise DecodeError("a metadata hash cannot be checked here: sign without one")
     signed = Signed(
         AccountId(raw[at + 1 : at + 33]),
-        scheme,
-        Signature(raw[at + 34 : extra_at]),
+        Scheme(raw[at + 33]),
+        kind(raw[signature_at:extra_at]),
         era,
         Nonce(nonce),
         Balance(tip),

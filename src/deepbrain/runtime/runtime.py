@@ -4,11 +4,11 @@ A `Runtime` is a version of the rules for one chain spec; a `RuntimeBlock` is it
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from deepbrain.frame.calls import Call, CallTable
 from deepbrain.frame.context import Context
-from deepbrain.frame.dispatch import Failure, dispatch
+from deepbrain.frame.dispatch import DispatchError, Failure, dispatch, wire_error
 from deepbrain.frame.errors import PalletError
 from deepbrain.frame.events import EventTable
 from deepbrain.frame.journal import Journal
@@ -23,6 +23,7 @@ from deepbrain.pallets.rent import Rent
 from deepbrain.pallets.sudo import Sudo
 from deepbrain.pallets.system import RuntimeVersion, System
 from deepbrain.pallets.timestamp import Timestamp
+from deepbrain.pallets.utility import Utility
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.primitives.units import BlockNumber, Moment
@@ -42,6 +43,7 @@ PALLETS: Final[tuple[type[Pallet], ...]] = (
     Timestamp,
     Balances,
     Fees,
+    Utility,
     Sudo,
     Oracle,
     Machines,
@@ -53,12 +55,14 @@ PALLETS: Final[tuple[type[Pallet], ...]] = (
 class RuntimeBlock:
     """The pallets in one block, introduced to one another."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, pallet_of_error: Mapping[type[PalletError], int]) -> None:
         self.context = context
+        self.pallet_of_error = pallet_of_error
         self.system = System(context)
         self.timestamp = Timestamp(context)
         self.balances = Balances(context, accounts=self.system)
         self.fees = Fees(context, payments=self.balances)
+        self.utility = Utility(context, dispatcher=self)
         self.sudo = Sudo(context, clock=self.timestamp, dispatcher=self)
         self.oracle = Oracle(context, clock=self.timestamp)
         self.machines = Machines(
@@ -83,6 +87,7 @@ class RuntimeBlock:
                 self.timestamp,
                 self.balances,
                 self.fees,
+                self.utility,
                 self.sudo,
                 self.oracle,
                 self.machines,
@@ -94,6 +99,10 @@ class RuntimeBlock:
         """Make a call on a layer of its own; gives the reason if it failed."""
         return dispatch(self.pallets, call, origin, self.context.journal)
 
+    def error_of(self, failure: Failure) -> DispatchError:
+        """A failure as events carry it."""
+        return wire_error(failure, self.pallet_of_error)
+
     def try_state(self) -> Iterator[str]:
         """Every broken invariant of every pallet."""
         for pallet in self.pallets.values():
@@ -101,21 +110,27 @@ class RuntimeBlock:
 
 
 class Runtime:
-    """One version of the rules, with the figures of one chain spec."""
+    """One version of the rules, with the figures of one chain spec.
 
-    version: Final = VERSION
+    Another version derives from this one, and says what is different.
+    """
+
+    version: ClassVar[RuntimeVersion] = VERSION
+    pallets: ClassVar[tuple[type[Pallet], ...]] = PALLETS
+    """In the order of their hooks."""
+    block_type: ClassVar[type[RuntimeBlock]] = RuntimeBlock
 
     def __init__(self, spec: ChainSpec) -> None:
         """Raises: BadChainSpec: a constant is missing, unknown or of the wrong type."""
         self.spec = spec
         self.limits = Limits(spec.target_interval)
-        self.constants = _constants(spec, self.limits, self.version)
-        self.figures = _hash_of(self.constants)
+        self.constants = _constants(self.pallets, spec, self.limits, self.version)
+        self.figures = _hash_of(self.pallets, self.constants)
         """Names the figures of the spec, as `System.Figures` keeps it from genesis on."""
-        self.calls = CallTable({pallet.index: pallet.call_definitions for pallet in PALLETS})
-        self.events = EventTable({pallet.index: pallet.event_types for pallet in PALLETS})
+        self.calls = CallTable({pallet.index: pallet.call_definitions for pallet in self.pallets})
+        self.events = EventTable({pallet.index: pallet.event_types for pallet in self.pallets})
         self.errors: Mapping[int, Mapping[int, type[PalletError]]] = {
-            pallet.index: pallet.error_types for pallet in PALLETS
+            pallet.index: pallet.error_types for pallet in self.pallets
         }
         self.pallet_of_error = {
             error: index for index, errors in self.errors.items() for error in errors.values()
@@ -130,15 +145,22 @@ class Runtime:
         author: AccountId,
     ) -> RuntimeBlock:
         """The pallets in a block on top of `reader`. Cost: about 0.1 ms."""
-        return RuntimeBlock(
-            Context(
-                number=number,
-                parent_hash=parent_hash,
-                author=author,
-                journal=Journal(reader),
-                constants=self.constants,
-            )
+        context = Context(
+            number=number,
+            parent_hash=parent_hash,
+            author=author,
+            journal=Journal(reader),
+            constants=self.constants,
         )
+        return self.block_type(context, self.pallet_of_error)
+
+    def migrate(self, block: RuntimeBlock) -> int:
+        """Bring the state into the form of this version; gives the picoseconds it took.
+
+        Run once, in the first block of this version, before the hooks of its pallets. It must not
+        fail, and must not loop over what has no bound.
+        """
+        return 0
 
     def at(self, reader: Reader, head: Hash) -> RuntimeBlock:
         """The pallets on top of the state of block `head`, as the next block will find them.
@@ -153,23 +175,25 @@ class Runtime:
         return Signing(self.version.spec_version, self.version.transaction_version, genesis)
 
     def metadata(self, version: int) -> bytes:
-        """The metadata in format 14 or 15, magic number included. Cost: milliseconds.
+        """The metadata in format 14, 15 or 16, magic number included. Cost: milliseconds.
 
         Raises: ValueError: another format.
         """
         source = MetadataSource(
-            crate="deepbrain_runtime", pallets=PALLETS, constants=self.constants, apis=APIS
+            crate="deepbrain_runtime", pallets=self.pallets, constants=self.constants, apis=APIS
         )
         match version:
             case 14:
                 return source.v14()
             case 15:
                 return source.v15()
+            case 16:
+                return source.v16()
             case _:
-                raise ValueError(f"metadata comes in formats 14 and 15, not {version}")
+                raise ValueError(f"metadata comes in formats 14 to 16, not {version}")
 
 
-RUNTIMES: Final[Mapping[int, type[Runtime]]] = {int(VERSION.spec_version): Runtime}
+RUNTIMES: Final[dict[int, type[Runtime]]] = {int(VERSION.spec_version): Runtime}
 """Every version of the rules that this software can run."""
 
 
@@ -194,7 +218,7 @@ def version_for(reader: Reader, number: int) -> int:
 
 
 def _constants(
-    spec: ChainSpec, limits: Limits, version: RuntimeVersion
+    pallets: tuple[type[Pallet], ...], spec: ChainSpec, limits: Limits, version: RuntimeVersion
 ) -> dict[str, dict[str, Any]]:
     """The value of every constant: the spec's, or the pallet's own."""
     given: dict[str, dict[str, Any]] = {
@@ -205,22 +229,22 @@ def _constants(
         },
         Timestamp.chain_name: {"minimum_period": Moment(int(spec.target_interval) // 2)},
     }
-    names = [pallet.chain_name for pallet in PALLETS]
-    for pallet in spec.constants:
-        if pallet not in names:
-            raise BadChainSpec(f"constants.{pallet}: there is no such pallet")
+    names = [pallet.chain_name for pallet in pallets]
+    for name in spec.constants:
+        if name not in names:
+            raise BadChainSpec(f"constants.{name}: there is no such pallet")
     return {
         pallet.chain_name: _constants_of(
             pallet, given.get(pallet.chain_name, {}), spec.constants.get(pallet.chain_name, {})
         )
-        for pallet in PALLETS
+        for pallet in pallets
     }
 
 
-def _hash_of(constants: Mapping[str, Mapping[str, Any]]) -> Hash:
+def _hash_of(pallets: tuple[type[Pallet], ...], constants: Mapping[str, Mapping[str, Any]]) -> Hash:
     """Of every constant with its name, those left out that a new version of the rules changes."""
     out = bytearray()
-    for pallet in PALLETS:
+    for pallet in pallets:
         for name, hint in pallet.constant_hints.items():
             if hint is not RuntimeVersion:
                 out += f"{pallet.chain_name}.{name}\0".encode()

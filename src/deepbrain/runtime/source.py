@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0xbc7d1453f9ff2c22dadffbf0e36283b6e2f4d2a0b5d1459f6f88f5ffef511675")
+SOURCE: Final = Hash.from_hex("0xf07a7e3817d184813850618270e72d30004c374847a05f6a23dc796a056ed0a7")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

@@ -10,19 +10,11 @@ from typing import Final
 
 from deepbrain.pallets.system import ApiId, RuntimeVersion
 from deepbrain.primitives.units import U8, U32
+from deepbrain.runtime.api_types import APIS
 
 SPEC_NAME: Final = "deepbrain"
 SPEC_VERSION: Final = U32(1)
 TRANSACTION_VERSION: Final = U32(1)
-
-API_VERSIONS: Final = {
-    "Core": 5,
-    "Metadata": 2,
-    "TaggedTransactionQueue": 3,
-    "AccountNonceApi": 1,
-    "TransactionPaymentApi": 4,
-}
-"""Runtime APIs by name, with the version of each that clients expect."""
 
 
 def api_id(name: str) -> ApiId:
@@ -36,7 +28,7 @@ VERSION: Final = RuntimeVersion(
     authoring_version=U32(1),
     spec_version=SPEC_VERSION,
     impl_version=U32(1),
-    apis=tuple((api_id(name), U32(version)) for name, version in API_VERSIONS.items()),
+    apis=tuple((api_id(api.name), U32(api.version)) for api in APIS),
     transaction_version=TRANSACTION_VERSION,
-    system_version=U8(1),
+    system_version=U8(2),
 )

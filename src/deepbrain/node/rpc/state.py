@@ -181,7 +181,7 @@ def version_json(version: RuntimeVersion) -> Json:
         "apis": [[_hex(api), number] for api, number in version.apis],
         "transactionVersion": version.transaction_version,
         "systemVersion": version.system_version,
-        "stateVersion": version.system_version,
+        "stateVersion": min(version.system_version, 1),
     }
 
 

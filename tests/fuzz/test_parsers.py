@@ -32,7 +32,7 @@ from deepbrain.net.records import log_records, read_record, record
 from deepbrain.net.stream import Stream
 from deepbrain.net.striped import WINDOW, Striped
 from deepbrain.net.transport import TransportKey
-from deepbrain.node.rpc.dispatch import Peer
+from deepbrain.node.rpc.subscriptions import Peer
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
 from deepbrain.primitives.keys import Keypair

@@ -15,6 +15,7 @@ from deepbrain.state.errors import StoreError
 from deepbrain.state.store import MAX_KEY
 from deepbrain.state.trie import (
     EMPTY_ROOT,
+    closest_merkle_value,
     compute_root,
     full_root,
     ordered_root,
@@ -149,6 +150,34 @@ def test_tries_without_branches_are_proven_too(items):
     for key in (b"only", b"other", b""):
         nodes = prove(state, [key])
         assert verify_proof(full_root(items.items()), nodes, key) == items.get(key)
+
+
+@given(
+    st.dictionaries(st.binary(min_size=1, max_size=4), st.binary(max_size=40), max_size=12),
+    st.binary(max_size=4),
+)
+def test_a_merkle_value_is_how_the_trie_names_what_lies_below_a_key(items, prefix):
+    state = state_of(items)
+    below = {key: value for key, value in items.items() if key.startswith(prefix)}
+    found = closest_merkle_value(state, prefix)
+    assert (found is not None) == bool(below)
+    if found is None:
+        return
+    if not prefix or len(below) == len(items):
+        assert found == full_root(items.items())
+    nodes = prove(state, [min(below)])
+    named = {blake2b(node, digest_size=32).digest() for node in nodes}
+    assert found in named or any(found in node for node in nodes)
+    # What changes below the key changes it; what changes elsewhere, in place, does not.
+    for key in items:
+        changed = closest_merkle_value(state_of(items | {key: items[key] + b"!"}), prefix)
+        assert (changed != found) == (key in below)
+
+
+def test_a_merkle_value_of_an_empty_trie_or_too_long_a_key():
+    assert closest_merkle_value(state_of({}), b"") is None
+    with pytest.raises(StoreError):
+        closest_merkle_value(state_of(PROVEN), bytes(MAX_KEY + 1))
 
 
 def test_against_the_empty_root_nothing_else_is_accepted():

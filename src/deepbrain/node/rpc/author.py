@@ -5,7 +5,7 @@ from typing import Any
 
 from deepbrain.node.pool import Banned, Pool, Status
 from deepbrain.node.queue import NotQueued, Refusal
-from deepbrain.node.rpc.dispatch import Cancel, Method, Outcome, Starter, Stream
+from deepbrain.node.rpc.dispatch import Method, Outcome, Starter, Stream
 from deepbrain.node.rpc.errors import (
     ALREADY_IMPORTED,
     BAD_FORMAT,
@@ -15,7 +15,7 @@ from deepbrain.node.rpc.errors import (
     TOO_LOW_PRIORITY,
     RpcFault,
 )
-from deepbrain.node.rpc.subscriptions import Sink
+from deepbrain.node.rpc.subscriptions import Cancel, Sink
 from deepbrain.node.rpc.wire import Json, RawJson
 from deepbrain.primitives.errors import DecodeError, DeepBrainError
 from deepbrain.primitives.hashing import blake2_256

@@ -5,9 +5,9 @@ from typing import Final
 
 from deepbrain.frame.header import DigestItem, Header
 from deepbrain.node.chain import Chain, Notice
-from deepbrain.node.rpc.dispatch import Cancel, Method, Starter, Stream
+from deepbrain.node.rpc.dispatch import Method, Starter, Stream
 from deepbrain.node.rpc.params import BlockQuery
-from deepbrain.node.rpc.subscriptions import Sink
+from deepbrain.node.rpc.subscriptions import Cancel, Sink
 from deepbrain.node.rpc.wire import Json, RawJson, write
 from deepbrain.primitives.ids import Hash
 from deepbrain.scale import codec_of

@@ -22,7 +22,7 @@ from deepbrain.node.rpc.errors import (
     method_not_found,
 )
 from deepbrain.node.rpc.params import Params
-from deepbrain.node.rpc.subscriptions import Sink, Subscriptions
+from deepbrain.node.rpc.subscriptions import Cancel, Peer, Sink
 from deepbrain.node.rpc.wire import Json, parse, write
 from deepbrain.primitives.errors import DecodeError
 
@@ -34,12 +34,11 @@ MAX_RESPONSE: Final = 16 * 1024 * 1024
 
 Answer: TypeAlias = Json | Awaitable[Json]
 Outcome: TypeAlias = Json | RpcFault
-Cancel = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A wire name, its aliases, and the function behind it.
+    """A wire name, its aliases, and the function behind it; a `peer` parameter tells it who asks.
 
     `many` takes the argument lists of several calls and returns one outcome for each, in order.
     `unsafe` methods are answered only to loopback.
@@ -54,7 +53,10 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A subscription: `function(*params)` gives what starts it on a sink and returns its end."""
+    """A subscription: `function(*params)` gives what starts it on a sink and returns its end.
+
+    To the end of a `quiet` one the answer is null, whether it was open or not.
+    """
 
     name: str
     unsubscribe: str
@@ -62,17 +64,10 @@ class Stream:
     function: Callable[..., "Starter | Awaitable[Starter]"]
     aliases: tuple[str, ...] = ()
     unsubscribe_aliases: tuple[str, ...] = ()
+    quiet: bool = False
 
 
 Starter = Callable[[Sink], Cancel]
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who asks: whether over loopback, and its subscriptions (None over HTTP)."""
-
-    local: bool
-    subscriptions: Subscriptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,25 +179,30 @@ class Table:
             return RpcFault(INTERNAL_ERROR, "Internal error")
 
     def _add_method(self, method: Method) -> None:
-        def call(_: Peer, args: list[Any]) -> Answer:
-            return method.function(*args)
+        params = Params(method.function)
 
-        entry = Entry(call, Params(method.function), method.unsafe, method.many)
+        def call(peer: Peer, args: list[Any]) -> Answer:
+            return method.function(peer, *args) if params.wants_peer else method.function(*args)
+
+        entry = Entry(call, params, method.unsafe, method.many)
         self._register(entry, method.name, *method.aliases)
 
     def _add_stream(self, stream: Stream) -> None:
+        params = Params(stream.function)
+
         async def subscribe(peer: Peer, args: list[Any]) -> Json:
-            subscriptions = _subscriptions_of(peer)
+            subscriptions = peer.lasting()
             sink = subscriptions.sink(stream.notification)
-            starter = stream.function(*args)
+            starter = stream.function(*((peer, *args) if params.wants_peer else args))
             start = await starter if inspect.isawaitable(starter) else starter
             subscriptions.add(sink, start(sink))
             return sink.name
 
         def unsubscribe(peer: Peer, args: list[Any]) -> Json:
-            return _subscriptions_of(peer).cancel(args[0])
+            was_open = peer.lasting().cancel(args[0])
+            return None if stream.quiet else was_open
 
-        self._register(Entry(subscribe, Params(stream.function)), stream.name, *stream.aliases)
+        self._register(Entry(subscribe, params), stream.name, *stream.aliases)
         self._register(
             Entry(unsubscribe, Params(_unsubscribe)),
             stream.unsubscribe,
@@ -218,12 +218,6 @@ class Table:
 
 def _unsubscribe(subscription: str) -> None:
     """The signature of every method that ends a subscription."""
-
-
-def _subscriptions_of(peer: Peer) -> Subscriptions:
-    if peer.subscriptions is None:
-        raise RpcFault(METHOD_NOT_FOUND, "Subscriptions are not available over HTTP; use WebSocket")
-    return peer.subscriptions
 
 
 def _request_of(document: Json) -> Request | str:

@@ -2,9 +2,11 @@
 
     -32700 parse error          -32600 invalid request      -32601 method not found
     -32602 invalid params       -32603 internal error       -32006…-32011 a limit was reached
-    1001…1018 the pool said no (author)                     4001…4003 state
+    -32800…-32804 chainHead_v1                              1001…1018 the pool said no (author)
+    4001…4003 state
 
-Source: `jsonrpsee-types` error codes; `sc-rpc-api` author and state error codes.
+Source: `jsonrpsee-types` error codes; `sc-rpc-api` author and state error codes; the JSON-RPC
+interface specification of Polkadot for `chainHead_v1`.
 """
 
 from typing import Final
@@ -22,6 +24,12 @@ REQUEST_TOO_BIG: Final = -32007
 RESPONSE_TOO_BIG: Final = -32008
 SERVER_BUSY: Final = -32009
 BATCH_TOO_LARGE: Final = -32010
+
+TOO_MANY_FOLLOWS: Final = -32800
+NOT_PINNED: Final = -32801
+NO_RUNTIME: Final = -32802
+NOT_WAITING: Final = -32803
+DUPLICATE_HASHES: Final = -32804
 
 BAD_FORMAT: Final = 1001
 INVALID_TRANSACTION: Final = 1010

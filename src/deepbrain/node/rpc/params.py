@@ -5,9 +5,11 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from deepbrain.node.rpc.errors import invalid_params
+from deepbrain.node.rpc.subscriptions import Peer
 from deepbrain.node.rpc.wire import Json
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.ids import Hash
@@ -27,12 +29,47 @@ class BlockQuery:
     several: bool
 
 
+class QueryKind(Enum):
+    """What of a storage entry, or of all those below it, is asked for."""
+
+    VALUE = "value"
+    HASH = "hash"
+    MERKLE_VALUE = "closestDescendantMerkleValue"
+    VALUES_BELOW = "descendantsValues"
+    HASHES_BELOW = "descendantsHashes"
+
+
+@dataclass(frozen=True, slots=True)
+class StorageQuery:
+    """One item of `chainHead_v1_storage` or `archive_v1_storage`."""
+
+    key: bytes
+    kind: QueryKind
+    after: bytes | None = None
+    """Where to go on, for what lies below a key."""
+
+    @property
+    def below(self) -> bool:
+        """Whether it may find any number of entries."""
+        return self.kind in (QueryKind.VALUES_BELOW, QueryKind.HASHES_BELOW)
+
+
+@dataclass(frozen=True, slots=True)
+class Hashes:
+    """What `chainHead_v1_unpin` is given: one hash or several."""
+
+    hashes: tuple[Hash, ...]
+
+
 class Params:
-    """Binds the `params` array of a request to one function's parameters."""
+    """Binds the `params` array of a request to one function's parameters, a first `peer` left out."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         hints = typing.get_type_hints(function)
-        parameters = inspect.signature(function).parameters.values()
+        parameters = list(inspect.signature(function).parameters.values())
+        self.wants_peer = bool(parameters) and hints[parameters[0].name] is Peer
+        if self.wants_peer:
+            del parameters[0]
         self.names = tuple(parameter.name for parameter in parameters)
         self._parsers = tuple(_parser_of(hints[name]) for name in self.names)
         self._required = sum(
@@ -100,7 +137,39 @@ def _block_query(value: Json) -> BlockQuery:
     return BlockQuery((_block_number(value),), several=False)
 
 
+def _boolean(value: Json) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
+def _hashes(value: Json) -> Hashes:
+    if isinstance(value, list):
+        return Hashes(tuple(_list_of(_hash)(value)))
+    return Hashes((_hash(value),))
+
+
+_QUERY_KEYS: Final = ("key", "paginationStartKey", "type")
+
+
+def _storage_query(value: Json) -> StorageQuery:
+    if not isinstance(value, dict) or any(name not in _QUERY_KEYS for name in value):
+        raise ValueError("an item has a key, a type, and nothing else")
+    after = value.get("paginationStartKey")
+    query = StorageQuery(
+        key=hex_bytes(value.get("key")),
+        kind=QueryKind(value.get("type")),
+        after=None if after is None else hex_bytes(after),
+    )
+    if query.after is not None and not query.below:
+        raise ValueError("paginationStartKey is for what lies below a key")
+    return query
+
+
 _SCALARS: Final[dict[Any, Parser]] = {
+    bool: _boolean,
+    Hashes: _hashes,
+    StorageQuery: _storage_query,
     bytes: hex_bytes,
     Hash: _hash,
     int: _integer,

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from deepbrain.node.errors import NodeError
-from deepbrain.node.rpc.dispatch import Peer, Table
-from deepbrain.node.rpc.subscriptions import Outbox, Subscriptions
+from deepbrain.node.rpc.dispatch import Table
+from deepbrain.node.rpc.subscriptions import Outbox, Peer, Subscriptions
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class RpcServer:
             if answer is not None:
                 await outbox.put(answer)
             if peer.subscriptions is not None:
-                peer.subscriptions.open_waiting()
+                peer.subscriptions.answered()
 
     def _peer(self, request: web.BaseRequest, subscriptions: Subscriptions | None) -> Peer:
         local = self._bind.loopback and _is_loopback(request.remote or "")

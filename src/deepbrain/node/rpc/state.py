@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from deepbrain.node.chain import Chain, Notice
-from deepbrain.node.rpc.dispatch import Cancel, Method, Starter, Stream
+from deepbrain.node.rpc.dispatch import Method, Starter, Stream
 from deepbrain.node.rpc.errors import INVALID_COUNT, client_error, invalid_params
 from deepbrain.node.rpc.reading import known
-from deepbrain.node.rpc.subscriptions import Sink
+from deepbrain.node.rpc.subscriptions import Cancel, Sink
 from deepbrain.node.rpc.wire import Json, RawJson, write
 from deepbrain.pallets.system import RuntimeVersion
 from deepbrain.primitives.hashing import blake2_256

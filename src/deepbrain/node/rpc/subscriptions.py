@@ -8,14 +8,20 @@ slows itself down.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
-from deepbrain.node.rpc.errors import TOO_MANY_SUBSCRIPTIONS, RpcFault
+from deepbrain.node.rpc.errors import METHOD_NOT_FOUND, TOO_MANY_SUBSCRIPTIONS, RpcFault
 from deepbrain.node.rpc.wire import Json, write
+
+T = TypeVar("T")
 
 MAX_SUBSCRIPTIONS: Final = 128
 MAX_QUEUED_FRAMES: Final = 1024
 MAX_QUEUED_BYTES: Final = 4 * 1024 * 1024
+
+Cancel = Callable[[], None]
+"""Ends a subscription at its source."""
 
 
 class Outbox:
@@ -41,6 +47,12 @@ class Outbox:
             self._changed.clear()
             await self._changed.wait()
         self._append(frame)
+
+    async def room(self) -> None:
+        """Until it is nearly empty: for sources that can wait, and need not be cut."""
+        while len(self._frames) > MAX_QUEUED_FRAMES // 4 or self._bytes > MAX_QUEUED_BYTES // 4:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def next(self) -> str:
         """The next frame, once there is one."""
@@ -74,14 +86,19 @@ class Sink:
     expects the id first and the current value right after it.
     """
 
-    def __init__(self, outbox: Outbox, notification: str, name: str) -> None:
+    def __init__(
+        self, outbox: Outbox, notification: str, name: str, forget: Callable[[], None]
+    ) -> None:
         self.name = name
+        self.end = forget
+        """Say that nothing more will be sent: the subscription is over, and counts no longer."""
         self._outbox = outbox
         self._head = (
             f'{{"jsonrpc":"2.0","method":"{notification}",'
             f'"params":{{"subscription":"{name}","result":'
         )
         self._early: list[str] | None = []
+        self._opened = asyncio.Event()
 
     def send(self, value: Json) -> None:
         frame = f"{self._head}{write(value)}}}}}"
@@ -92,24 +109,47 @@ class Sink:
         else:
             self._outbox.overrun()
 
+    async def room(self) -> None:
+        """Until the client has taken most of what was sent to it."""
+        await self._opened.wait()
+        await self._outbox.room()
+
     def open(self) -> None:
         early, self._early = self._early or [], None
+        self._opened.set()
         for frame in early:
             self._outbox.push(frame)
 
 
 class Subscriptions:
-    """The open subscriptions of one connection."""
+    """The open subscriptions of one connection.
+
+    What ends a subscription may be the object behind it: `find` and `count` know it by its class.
+    """
 
     def __init__(self, outbox: Outbox, limit: int = MAX_SUBSCRIPTIONS) -> None:
         self._outbox = outbox
         self._limit = limit
         self._count = 0
-        self._open: dict[str, tuple[Sink, Callable[[], None]]] = {}
-        self._waiting: list[Sink] = []
+        self._open: dict[str, Cancel] = {}
+        self._after: list[Callable[[], None]] = []
 
     def sink(self, notification: str) -> Sink:
         """A new sink under a name that is unique within the connection. Raises: RpcFault."""
+        name = self._new_name()
+
+        def forget() -> None:
+            self._open.pop(name, None)
+
+        return Sink(self._outbox, notification, name, forget)
+
+    def hold(self, cancel: Cancel) -> str:
+        """Keep something that sends nothing, until it is cancelled. Raises: RpcFault."""
+        name = self._new_name()
+        self._open[name] = cancel
+        return name
+
+    def _new_name(self) -> str:
         if len(self._open) >= self._limit:
             raise RpcFault(
                 TOO_MANY_SUBSCRIPTIONS,
@@ -117,26 +157,55 @@ class Subscriptions:
                 f"Exceeded max limit of {self._limit}",
             )
         self._count += 1
-        return Sink(self._outbox, notification, f"s{self._count:08x}")
+        return f"s{self._count:08x}"
 
-    def add(self, sink: Sink, cancel: Callable[[], None]) -> None:
-        self._open[sink.name] = (sink, cancel)
-        self._waiting.append(sink)
+    def add(self, sink: Sink, cancel: Cancel) -> None:
+        self._open[sink.name] = cancel
+        self.after(sink.open)
 
-    def open_waiting(self) -> None:
-        """Let those start whose id has just been answered."""
-        for sink in self._waiting:
-            sink.open()
-        self._waiting.clear()
+    def after(self, work: Callable[[], None]) -> None:
+        """Do something once the answer to the request at hand is on its way."""
+        self._after.append(work)
+
+    def answered(self) -> None:
+        """The answer is on its way: do what waited for that."""
+        waiting, self._after = self._after, []
+        for work in waiting:
+            work()
+
+    def find(self, name: str, kind: type[T]) -> T | None:
+        """The object of this class behind an open subscription."""
+        found = self._open.get(name)
+        return found if isinstance(found, kind) else None
+
+    def count(self, kind: type) -> int:
+        """How many open subscriptions have such an object behind them."""
+        return sum(isinstance(cancel, kind) for cancel in self._open.values())
 
     def cancel(self, name: str) -> bool:
         """Whether a subscription of that name was open."""
         found = self._open.pop(name, None)
         if found is None:
             return False
-        found[1]()
+        found()
         return True
 
     def close(self) -> None:
         for name in tuple(self._open):
             self.cancel(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who asks: whether over loopback, and its subscriptions (None over HTTP)."""
+
+    local: bool
+    subscriptions: Subscriptions | None = None
+
+    def lasting(self) -> Subscriptions:
+        """Its subscriptions. Raises: RpcFault: over HTTP nothing outlives an answer."""
+        if self.subscriptions is None:
+            raise RpcFault(
+                METHOD_NOT_FOUND, "Subscriptions are not available over HTTP; use WebSocket"
+            )
+        return self.subscriptions

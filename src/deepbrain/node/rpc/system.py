@@ -27,7 +27,7 @@ class SystemRpc:
         yield Method("system_version", self.version)
         yield Method("system_chain", self.chain)
         yield Method("system_chainType", self.chain_type)
-        yield Method("system_properties", self.properties)
+        yield Method("system_properties", properties_of)
         yield Method("system_health", self.health)
         yield Method("system_peers", self.peers, unsafe=True)
         yield Method("system_nodeRoles", self.roles)
@@ -46,13 +46,6 @@ class SystemRpc:
     def chain_type(self) -> Json:
         return self._chain.spec.type.value
 
-    def properties(self) -> Json:
-        return {
-            "ss58Format": ss58.PREFIX,
-            "tokenDecimals": DECIMALS,
-            "tokenSymbol": SYMBOL,
-        }
-
     def health(self) -> Json:
         return {"peers": 0, "isSyncing": False, "shouldHavePeers": False}
 
@@ -69,6 +62,11 @@ class SystemRpc:
     def next_nonce(self, account: str) -> Json:
         """The nonce for the account's next extrinsic, those in the pool counted."""
         return self._pool.next_nonce(account_of(account))
+
+
+def properties_of() -> Json:
+    """How amounts and addresses of this chain are written."""
+    return {"ss58Format": ss58.PREFIX, "tokenDecimals": DECIMALS, "tokenSymbol": SYMBOL}
 
 
 def account_of(text: str) -> AccountId:

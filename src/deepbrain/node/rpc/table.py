@@ -2,13 +2,17 @@
 
 from deepbrain.node.chain import Chain
 from deepbrain.node.pool import Pool
+from deepbrain.node.rpc.archive import ArchiveRpc
 from deepbrain.node.rpc.author import AuthorRpc
 from deepbrain.node.rpc.chain import ChainRpc
+from deepbrain.node.rpc.chainhead import ChainHeadRpc
+from deepbrain.node.rpc.chainspec import ChainSpecRpc
 from deepbrain.node.rpc.dispatch import Method, Table
 from deepbrain.node.rpc.payment import PaymentRpc
 from deepbrain.node.rpc.relays import RelaysRpc
 from deepbrain.node.rpc.state import StateRpc
 from deepbrain.node.rpc.system import SystemRpc
+from deepbrain.node.rpc.transaction import TransactionRpc
 from deepbrain.node.rpc.wire import Json
 
 
@@ -25,6 +29,10 @@ def rpc_table(chain: Chain, pool: Pool, version: str, relays: RelaysRpc | None =
     table.add(ChainRpc(chain).methods())
     table.add(StateRpc(chain).methods())
     table.add(AuthorRpc(pool).methods())
+    table.add(ChainHeadRpc(chain).methods())
+    table.add(ChainSpecRpc(chain).methods())
+    table.add(TransactionRpc(chain, pool).methods())
+    table.add(ArchiveRpc(chain).methods())
     table.add(PaymentRpc(chain).methods())
     table.add(relays.methods())
     return table

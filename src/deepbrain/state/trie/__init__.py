@@ -9,12 +9,13 @@ what a node says about the state.
 
 from deepbrain.state.trie.build import full_root, ordered_root
 from deepbrain.state.trie.nodes import EMPTY_ROOT
-from deepbrain.state.trie.proof import prove, verify_proof, verify_proofs
+from deepbrain.state.trie.proof import closest_merkle_value, prove, verify_proof, verify_proofs
 from deepbrain.state.trie.update import RootUpdate, compute_root
 
 __all__ = [
     "EMPTY_ROOT",
     "RootUpdate",
+    "closest_merkle_value",
     "compute_root",
     "full_root",
     "ordered_root",

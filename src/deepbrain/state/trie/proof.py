@@ -46,6 +46,45 @@ def prove(state: TrieReader, keys: Sequence[bytes]) -> list[bytes]:
     return list(nodes)
 
 
+def closest_merkle_value(state: TrieReader, key: bytes) -> bytes | None:
+    """How its parent names the node at `key`, or the closest one below it; None where there is none.
+
+    That is the node itself below 32 bytes, else its hash; the root is always named by its hash. Equal
+    answers at two blocks mean that nothing below `key` has changed. Cost: that of a proof.
+    Raises: StoreError: the key is too long. UnknownState: proofs of this state are no longer kept.
+    """
+    check_key(key)
+    path, wanted = "", key.hex()
+    record = state.branch(path_key(""))
+    if record is None:
+        entry = state.seek(b"")
+        if entry is None or not entry[0].hex().startswith(wanted):
+            return None
+        return digest(leaf(entry[0].hex(), entry[1]))
+    while True:
+        node = record[:-2]
+        opened = _read(node)
+        base = path + opened.partial
+        if base.startswith(wanted):
+            return _merkle_value(node) if path else digest(node)
+        nibble = wanted[len(base) : len(base) + 1]
+        if not wanted.startswith(base) or nibble not in opened.children:
+            return None
+        path = base + nibble
+        if (record[-2] | record[-1] << 8) >> SLOTS[nibble] & 1:
+            found, value = _leaf_below(state, path)
+            return (
+                _merkle_value(leaf(found[len(path) :], value)) if found.startswith(wanted) else None
+            )
+        record = state.branch(path_key(path))
+        if record is None:
+            raise StoreError("The state trie lacks a branch: restore the data directory.")
+
+
+def _merkle_value(node: bytes) -> bytes:
+    return digest(node) if len(node) >= HASH_LENGTH else node
+
+
 def verify_proof(root: bytes, nodes: Sequence[bytes], key: bytes) -> bytes | None:
     """The value of `key` under `root`, or None where the proof shows that there is none.
 
@@ -112,15 +151,20 @@ def _lone_root(state: TrieReader, wanted: str) -> Iterator[bytes]:
 
 def _leaf_trail(state: TrieReader, path: str, wanted: str) -> Iterator[bytes]:
     """The leaf below `path`, and its value where that is the wanted one and stands by hash."""
-    entry = state.seek(bytes.fromhex(path if len(path) % 2 == 0 else path + "0"))
-    if entry is None or not entry[0].hex().startswith(path):
-        raise StoreError("The state trie and the state differ: restore the data directory.")
-    found, value = entry[0].hex(), entry[1]
+    found, value = _leaf_below(state, path)
     node = leaf(found[len(path) :], value)
     if len(node) >= HASH_LENGTH:
         yield node
     if found == wanted and len(value) > HASH_LENGTH:
         yield value
+
+
+def _leaf_below(state: TrieReader, path: str) -> tuple[str, bytes]:
+    """The only key below `path`, in nibbles, and its value."""
+    entry = state.seek(bytes.fromhex(path if len(path) % 2 == 0 else path + "0"))
+    if entry is None or not entry[0].hex().startswith(path):
+        raise StoreError("The state trie and the state differ: restore the data directory.")
+    return entry[0].hex(), entry[1]
 
 
 def _flat(state: TrieReader, key: str) -> bytes:

@@ -11,6 +11,7 @@ import pytest
 
 from deepbrain.sandbox.host import SessionFds
 from deepbrain.sandbox.sandbox import Mode, ModeReport
+from deepbrain.sandbox.session import open_session
 from deepbrain.sandbox.tenants import LocalSandbox
 
 
@@ -56,3 +57,39 @@ async def test_a_command_that_is_given_up_while_it_starts(tmp_path: Path) -> Non
         await starting
     assert host.found == [True] * 5
     assert open_pipes() <= before
+
+
+async def test_a_command_that_is_given_up_twice_while_it_starts(tmp_path: Path) -> None:
+    """The second time while it is being taken back."""
+    host = SlowHost()
+    sandbox = LocalSandbox(tmp_path, host, ModeReport(Mode.PROCESS, (), "test"))  # type: ignore[arg-type]
+    before = open_pipes()
+    starting = asyncio.create_task(sandbox.exec(7, ("sh",)))
+    await host.begun.wait()
+    for _ in range(2):
+        starting.cancel()
+        await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    async with asyncio.timeout(5):
+        while not open_pipes() <= before:
+            await asyncio.sleep(0.01)
+    assert host.found == [True] * 5
+
+
+@pytest.mark.parametrize("turns", range(1, 5))
+async def test_a_session_whose_closing_is_cancelled_is_closed(turns: int) -> None:
+    """A renter's stream breaks: the session closes; then her connection does: the task is cancelled."""
+    before = open_pipes()
+    session, fds = open_session(tty=False, cols=80, rows=24, on_end=lambda: None)
+    closing = asyncio.create_task(session.close())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await closing
+    for fd in fds.all():
+        os.close(fd)  # as the host does once everything that was started is dead
+    async with asyncio.timeout(5):
+        while not open_pipes() <= before:
+            await asyncio.sleep(0.01)

@@ -5,9 +5,9 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from deepbrain.sandbox.host import SessionFds
 
@@ -16,6 +16,18 @@ _QUEUE_CHUNKS: Final = 8
 _PIPE_BYTES: Final = 1 << 20
 """A pipe of the usual 64 KiB halves the speed of a copy: each side waits for the other too often."""
 _LOST: Final = 255
+
+
+_finishing: Final[set["asyncio.Task[None]"]] = set()
+"""The event loop alone would not keep them."""
+
+
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for something that goes on even when whoever waits is cancelled."""
+    task = asyncio.create_task(work)
+    _finishing.add(task)
+    task.add_done_callback(_finishing.discard)
+    await asyncio.shield(task)
 
 
 class _Reader:
@@ -156,7 +168,12 @@ class PipeSession:
         return await asyncio.shield(self._code)
 
     async def close(self) -> None:
-        """Cut the leash; wait until all that was started is dead."""
+        """Cut the leash; wait until all that was started is dead. Whoever waits may be cancelled: the
+        descriptors are closed all the same.
+        """
+        await to_its_end(self._close())
+
+    async def _close(self) -> None:
         if self._leash >= 0:
             os.close(self._leash)
             self._leash = -1
@@ -166,7 +183,7 @@ class PipeSession:
         await asyncio.gather(*self._pumps, return_exceptions=True)
         for reader in self._readers.values():
             reader.close()
-        await asyncio.shield(self._code)
+        await self._code
         self._status.close()
         if not self._output.full():
             self._output.put_nowait(None)

@@ -32,7 +32,7 @@ from deepbrain.sandbox.sandbox import (
     TenantState,
     User,
 )
-from deepbrain.sandbox.session import PipeSession, open_session
+from deepbrain.sandbox.session import PipeSession, open_session, to_its_end
 
 POLL_SECONDS: Final = 0.02
 MAX_POLL_SECONDS: Final = 0.1
@@ -210,10 +210,7 @@ class LocalSandbox:
         try:
             await asyncio.shield(handing)
         except BaseException:
-            # Cancelled or not, the host is still at it: it must not find other files by these numbers.
-            await asyncio.gather(handing, return_exceptions=True)
-            _close(fds.all())
-            await session.close()
+            await to_its_end(_give_up(handing, fds, session))
             raise
         _close(fds.all())
         return session
@@ -276,6 +273,13 @@ class LocalSandbox:
 
     async def close(self) -> None:
         """Nothing is held: tenants, keepers and sessions belong to the disk and to their callers."""
+
+
+async def _give_up(handing: "asyncio.Future[None]", fds: SessionFds, session: PipeSession) -> None:
+    # Cancelled or not, the host is still at it: it must not find other files by these numbers.
+    await asyncio.gather(handing, return_exceptions=True)
+    _close(fds.all())
+    await session.close()
 
 
 async def _output(session: ExecSession, doing: str) -> AsyncIterator[bytes]:

@@ -56,6 +56,19 @@ def test_every_call_survives_its_bytes(runtime):
         runtime.calls.decode(too_long)
 
 
+def test_an_account_in_a_call_is_a_multi_address_with_an_account_id(runtime):
+    made = Balances.transfer_keep_alive.make(dest=BOB.public, value=Balance(1))
+    raw = made.encode()
+    assert raw == bytes((4, 3, 0)) + BOB.public + b"\4"
+    assert runtime.calls.decode(raw) == made
+    for kind in (1, 2, 3, 4, 5):
+        with pytest.raises(DecodeError, match="other than an account id"):
+            runtime.calls.decode(raw[:2] + bytes((kind,)) + raw[3:])
+    for cut in range(2, len(raw)):
+        with pytest.raises(DecodeError):
+            runtime.calls.decode(raw[:cut])
+
+
 def test_weight_follows_the_size_and_what_is_inside():
     short, long = System.remark.make(remark=b""), System.remark.make(remark=b"x" * 100)
     assert long.weight > short.weight

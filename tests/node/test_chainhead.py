@@ -130,7 +130,7 @@ async def test_a_block_is_read_as_long_as_it_is_pinned(node, client):
         started = await client.call("chainHead_v1_call", name, block, function, arguments)
         return (await outcome(client, name, started))[-1]
 
-    version = await call("Core_version")
+    version = await call("Core_version", "")
     assert version["output"] == await client.call("state_call", "Core_version", "0x")
     missing = await call("Core_nothing")
     assert missing["event"] == "operationError"

@@ -9,6 +9,7 @@ from scalecodec.type_registry import load_type_registry_preset
 from tests.runtime.local import ALICE, BOB, MACHINE, LocalChain, load_spec, place_call
 
 from deepbrain.frame.docs import attribute_docs
+from deepbrain.frame.metadata_format import MetadataV14, MetadataV15, MetadataV16
 from deepbrain.pallets.balances import Balances
 from deepbrain.pallets.rent import Rent
 from deepbrain.pallets.system import System
@@ -47,6 +48,22 @@ def test_an_outside_library_reads_every_pallet(outside):
         stored = [item.name for item in pallet.storage.values() if item.well_known_key is None]
         assert [entry["name"] for entry in entries] == stored
         assert len(seen["constants"]) == len(pallet.constant_hints)
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"), [(14, MetadataV14), (15, MetadataV15), (16, MetadataV16)]
+)
+def test_every_format_reads_back_and_names_its_parameters(runtime, version, kind):
+    """Clients build `Option` and `Result` out of their parameters alone."""
+    raw = runtime.metadata(version)
+    assert raw[:5] == b"meta" + bytes((version,))
+    metadata = kind.decode(raw[5:])
+    assert metadata.encode() == raw[5:]
+    wanted = {("Option",): 1, ("Result",): 2, ("BTreeMap",): 2}
+    for entry in metadata.types:
+        if entry.type.path in wanted:
+            assert len(entry.type.params) == wanted[entry.type.path], entry
+    assert [pallet.name for pallet in metadata.pallets] == [each.chain_name for each in PALLETS]
 
 
 def test_what_clients_assume_by_name_is_there(outside):

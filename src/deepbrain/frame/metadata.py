@@ -180,6 +180,10 @@ class MetadataSource:
         )
         return self._registry.sequence(record)
 
+    def multi_address(self) -> TypeId:
+        """How an extrinsic names an account."""
+        return self._signed.address()
+
     def unchecked_extrinsic(self) -> TypeId:
         """An extrinsic as it travels; clients of V14 find address, call and signature in it."""
         return self._signed.unchecked_extrinsic(self.runtime_call())

@@ -1,6 +1,6 @@
 """The types that only a whole runtime has: what a call or an event of *any* pallet is.
 
-Hints such as `Call` and `EventRecords` register themselves through it, so a pallet can name them
+Hints such as `Call`, `Lookup` and `EventRecords` register themselves through it, so a pallet can name them
 without knowing the others.
 """
 
@@ -18,6 +18,9 @@ class OuterTypes(Protocol):
 
     def event_records(self) -> TypeId:
         """The events of a block."""
+
+    def multi_address(self) -> TypeId:
+        """How an extrinsic names an account."""
 
     def unchecked_extrinsic(self) -> TypeId:
         """An extrinsic as it travels."""

@@ -19,6 +19,7 @@ from deepbrain.frame.account import AccountInfo, HoldReason, with_money
 from deepbrain.frame.calls import call
 from deepbrain.frame.context import Context
 from deepbrain.frame.errors import PalletError, TokenError, TokenFailure, ensure
+from deepbrain.frame.lookup import Lookup
 from deepbrain.frame.origin import Signed
 from deepbrain.frame.pallet import Constant, Event, Pallet
 from deepbrain.frame.storage import Counter, Map
@@ -132,17 +133,17 @@ class Balances(Pallet, index=4):
         self.accounts = accounts
 
     @call(0, reads=3, writes=3)
-    def transfer_allow_death(self, who: Signed, dest: AccountId, value: Compact[Balance]) -> None:
+    def transfer_allow_death(self, who: Signed, dest: Lookup, value: Compact[Balance]) -> None:
         """Send `value`; what is left of yours is burned if it is dust. Cost: O(1)."""
         self._transfer(who, dest, value, keep_alive=False)
 
     @call(3, reads=1, writes=1)
-    def transfer_keep_alive(self, who: Signed, dest: AccountId, value: Compact[Balance]) -> None:
+    def transfer_keep_alive(self, who: Signed, dest: Lookup, value: Compact[Balance]) -> None:
         """Send `value`, but not so much that your account would become dust. Cost: O(1)."""
         self._transfer(who, dest, value, keep_alive=True)
 
     @call(4, reads=3, writes=3)
-    def transfer_all(self, who: Signed, dest: AccountId, keep_alive: bool) -> None:
+    def transfer_all(self, who: Signed, dest: Lookup, keep_alive: bool) -> None:
         """Send all you may spend, or all but what keeps your account. Cost: O(1)."""
         data = self.accounts.account_of(who).data
         kept = self.existential_deposit.saturating_sub(data.reserved) if keep_alive else NOTHING
@@ -210,9 +211,7 @@ class Balances(Pallet, index=4):
 
     # How money moves.
 
-    def _transfer(
-        self, who: AccountId, dest: AccountId, value: Balance, *, keep_alive: bool
-    ) -> None:
+    def _transfer(self, who: AccountId, dest: Lookup, value: Balance, *, keep_alive: bool) -> None:
         if who == dest:
             _taken(self.accounts.account_of(who).data.free, value)
             self.emit(Transfer(from_=who, to=dest, amount=value))
@@ -243,7 +242,7 @@ class Balances(Pallet, index=4):
             free = NOTHING
         self.accounts.put_account(who, with_money(info, free, reserved))
 
-    def _ensure_receives(self, dest: AccountId, value: Balance) -> None:
+    def _ensure_receives(self, dest: Lookup, value: Balance) -> None:
         """Raises: TokenFailure: with so little, the account would be dust."""
         if self.accounts.account_of(dest).data.total() + value < self.existential_deposit:
             raise TokenFailure(TokenError.BELOW_MINIMUM)

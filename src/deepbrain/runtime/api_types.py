@@ -144,7 +144,12 @@ class Unknown(ValidityError, index=1):
 class TransactionValidity(TupleUnion):
     """`Result<ValidTransaction, TransactionValidityError>`."""
 
-    __scale_path__ = ("Result",)
+    @classmethod
+    def __scale_register__(cls, registry: TypeRegistry) -> TypeId:
+        # Clients know a `Result` by its two parameters.
+        return registry.result(
+            registry.register(ValidTransaction), registry.register(ValidityError)
+        )
 
 
 class Ok(TransactionValidity, index=0):

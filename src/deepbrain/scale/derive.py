@@ -9,7 +9,7 @@
     enum.Enum                 its value, one byte
 
 `Annotated[…, MaxLen(n)]` bounds strings, sequences and maps. A class of another kind takes part by a
-class method `__scale_codec__() -> Codec`.
+class method `__scale_codec__() -> Codec`; so does any other mark of an `Annotated`.
 """
 
 from collections.abc import Callable
@@ -107,6 +107,10 @@ class _Derivation:
 
     def _annotated(self, hint: Any) -> AnyCodec:
         inner, *marks = get_args(hint)
+        for mark in marks:
+            own: Callable[[], AnyCodec] | None = getattr(mark, "__scale_codec__", None)
+            if own is not None:
+                return own()
         limit = next((mark.limit for mark in marks if isinstance(mark, MaxLen)), None)
         if COMPACT in marks:
             return _compact(inner)

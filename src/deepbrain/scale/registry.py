@@ -202,6 +202,11 @@ class TypeRegistry:
         return codec_of(tuple[PortableType, ...]).encode(self.types())
 
     def _annotated(self, inner: Any, *marks: Any) -> TypeId:
+        for mark in marks:
+            own = getattr(mark, "__scale_register__", None)
+            if own is not None:
+                identity: TypeId = own(self)
+                return identity
         item = self.register(inner)
         return self.compact(item) if COMPACT in marks else item
 

@@ -1,11 +1,8 @@
 // dedot, by its default client over chainHead_v1 or its legacy client.
 
-import { readFileSync } from "node:fs"
-import { createRequire } from "node:module"
-
 import { DedotClient, LegacyClient, WsProvider } from "dedot"
 
-import { MANIFEST, PLANCK, collect, config, finish, pair, step } from "./steps.mjs"
+import { MANIFEST, PLANCK, collect, config, finish, pair, step, versionOf } from "./steps.mjs"
 
 const provider = new WsProvider(config.url)
 const client = config.legacy ? await LegacyClient.new(provider) : await DedotClient.new(provider)
@@ -40,7 +37,7 @@ const place = (version) =>
   client.tx.rent.place(config.machine, 1, 600n, MANIFEST, 1000n * PLANCK, version, 120n)
 
 await step("connect", async () => ({
-  version: createRequire(import.meta.url)("dedot/package.json").version,
+  version: versionOf("dedot"),
   chain: config.legacy ? await client.rpc.system_chain() : await client.rpc.chainSpec_v1_chainName(),
   genesis: client.genesisHash,
   spec_version: client.runtimeVersion.specVersion,

@@ -1,13 +1,11 @@
 // polkadot-api, over chainHead_v1 or, where the node does not announce it, over the legacy methods.
 
-import { createRequire } from "node:module"
-
 import { Enum, createClient } from "polkadot-api"
 import { getPolkadotSigner } from "polkadot-api/signer"
 import { getWsProvider } from "polkadot-api/ws"
 import WebSocket from "ws"
 
-import { MANIFEST, PLANCK, collect, config, finish, pair, step } from "./steps.mjs"
+import { MANIFEST, PLANCK, collect, config, finish, pair, step, versionOf } from "./steps.mjs"
 
 // The client chooses by what `rpc_methods` lists.
 class LegacyOnly extends WebSocket {
@@ -77,7 +75,7 @@ await step("connect", async () => {
   const version = await api.constants.System.Version()
   const spec = await client.getChainSpecData()
   return {
-    version: createRequire(import.meta.url)("polkadot-api/package.json").version,
+    version: versionOf("polkadot-api"),
     chain: config.legacy ? "DeepBrain Dev" : spec.name,
     genesis: spec.genesisHash,
     spec_version: version.spec_version,
@@ -104,7 +102,7 @@ await step("subscriptions", async () => ({
     client.finalizedBlock$.subscribe((block) => done(block.number)),
   ),
   storage: await collect(3, (done) =>
-    api.query.Timestamp.Now.watchValue("best").subscribe((now) => done(Number(now.value ?? now))),
+    api.query.Timestamp.Now.watchValue({ at: "best" }).subscribe(({ value }) => done(Number(value))),
   ),
 }))
 let before

@@ -1,10 +1,8 @@
 // @polkadot/api, as a page or a script uses it.
 
-import { createRequire } from "node:module"
-
 import { ApiPromise, WsProvider } from "@polkadot/api"
 
-import { MANIFEST, PLANCK, collect, config, finish, pair, step } from "./steps.mjs"
+import { MANIFEST, PLANCK, collect, config, finish, pair, step, versionOf } from "./steps.mjs"
 
 const api = await ApiPromise.create({
   provider: new WsProvider(config.url),
@@ -43,7 +41,7 @@ const place = (version) =>
   api.tx.rent.place(config.machine, 1, 600, MANIFEST, 1000n * PLANCK, version, 120)
 
 await step("connect", async () => ({
-  version: createRequire(import.meta.url)("@polkadot/api/package.json").version,
+  version: versionOf("@polkadot/api"),
   chain: (await api.rpc.system.chain()).toString(),
   genesis: api.genesisHash.toHex(),
   spec_version: api.runtimeVersion.specVersion.toNumber(),

@@ -4,6 +4,8 @@
 //
 // One JSON object on standard output: step by step what the client saw, or the error it met.
 
+import { readFileSync } from "node:fs"
+
 import { Keyring } from "@polkadot/keyring"
 import { cryptoWaitReady } from "@polkadot/util-crypto"
 
@@ -16,7 +18,12 @@ await cryptoWaitReady()
 export const pair = (type = "sr25519", uri = config.signer) =>
   new Keyring({ type, ss58Format: 42 }).addFromUri(uri)
 
+export const versionOf = (name) =>
+  JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, import.meta.url))).version
+
 const seen = {}
+// A client that cannot connect tries for ever.
+setTimeout(finish, 150_000).unref()
 
 export async function step(name, work) {
   const timeout = new Promise((_, reject) =>

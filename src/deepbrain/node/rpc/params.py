@@ -94,7 +94,9 @@ class Params:
 
 
 def hex_bytes(value: Json) -> bytes:
-    """`0x…` to bytes. Raises: ValueError."""
+    """`0x…` to bytes; the empty string is no bytes. Raises: ValueError."""
+    if value == "":
+        return b""
     if not isinstance(value, str) or not value.startswith("0x"):
         raise ValueError("expected bytes as 0x-prefixed hex")
     data = bytes.fromhex(value[2:])

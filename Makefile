@@ -1,6 +1,6 @@
 # `make` lists what there is. Each target does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup sandbox demo test hostile fuzz qemu lint types spec bench lock clean nat
+.PHONY: help setup sandbox demo test hostile clients fuzz qemu lint types spec bench lock clean nat
 
 PY := .venv/bin/python
 
@@ -22,6 +22,9 @@ test: sandbox ## Lint, types and every test
 hostile: sandbox ## Attack a provider and a renter, each attack with a control that shows it working
 	@scripts/get-nft .cache/bin
 	@$(PY) -m pytest -q tests/hostile
+
+clients: setup ## Drive a node with every outside Polkadot client, into build/clients.json (needs Node.js)
+	@$(PY) -m tests.clients
 
 qemu: sandbox ## Boot Debian with systemd and cgroup version 2, and test the limits there (10 minutes)
 	@scripts/qemu

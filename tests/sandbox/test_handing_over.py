@@ -45,6 +45,13 @@ def open_pipes() -> set[str]:
     return {name for name in found if name.startswith("pipe:")}
 
 
+async def closed_but(before: set[str]) -> None:
+    """Until no pipe is open that was not open before."""
+    async with asyncio.timeout(5):
+        while not open_pipes() <= before:  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
 async def test_a_command_that_is_given_up_while_it_starts(tmp_path: Path) -> None:
     """Else the numbers may be another order's files by the time the host passes them on."""
     host = SlowHost()
@@ -71,9 +78,7 @@ async def test_a_command_that_is_given_up_twice_while_it_starts(tmp_path: Path) 
         await asyncio.sleep(0.05)
     with pytest.raises(asyncio.CancelledError):
         await starting
-    async with asyncio.timeout(5):
-        while not open_pipes() <= before:
-            await asyncio.sleep(0.01)
+    await closed_but(before)
     assert host.found == [True] * 5
 
 
@@ -90,6 +95,4 @@ async def test_a_session_whose_closing_is_cancelled_is_closed(turns: int) -> Non
         await closing
     for fd in fds.all():
         os.close(fd)  # as the host does once everything that was started is dead
-    async with asyncio.timeout(5):
-        while not open_pipes() <= before:
-            await asyncio.sleep(0.01)
+    await closed_but(before)

@@ -34,8 +34,7 @@ const client = createClient(
 const api = client.getUnsafeApi()
 const signerOf = (type, name) => {
   const keys = pair(type)
-  const publicKey = type === "ecdsa" ? keys.publicKey : keys.addressRaw
-  return [keys.address, getPolkadotSigner(publicKey, name, (data) => keys.sign(data))]
+  return [keys.address, getPolkadotSigner(keys.addressRaw, name, (data) => keys.sign(data))]
 }
 const [address, signer] = signerOf("sr25519", "Sr25519")
 const to = (account) => Enum("Id", account)
@@ -48,10 +47,10 @@ async function submit(tx, from = [address, signer], options = {}) {
   const error = done.dispatchError
   return {
     success: done.ok,
-    error: error && {
+    error: error ? {
       pallet: error.type === "Module" ? error.value.type : error.type,
       name: error.type === "Module" ? error.value.value.type : error.value.type,
-    },
+    } : null,
     events: done.events.map(({ type, value }) => `${type}.${value.type}`),
     data: Object.fromEntries(done.events.map(({ value }) => [value.type, value.value])),
     estimated,
@@ -120,11 +119,13 @@ await step("immortal", () =>
 await step("long_payload", () =>
   submit(api.tx.System.remark_with_event({ remark: new Uint8Array(300).fill(0xab) })),
 )
-await step("ed25519", async () => {
-  const other = signerOf("ed25519", "Ed25519")
-  await submit(transfer(other[0], 5n * PLANCK))
-  return submit(transfer(config.dest, PLANCK), other)
-})
+for (const [type, name] of [["ed25519", "Ed25519"], ["ecdsa", "Ecdsa"]]) {
+  await step(type, async () => {
+    const other = signerOf(type, name)
+    await submit(transfer(other[0], 5n * PLANCK))
+    return submit(transfer(config.dest, PLANCK), other)
+  })
+}
 await step("place", () => submit(place(0)))
 await step("double_map", async () => ({
   orders: (await api.query.Rent.OrdersOf.getEntries(address)).map(({ keyArgs }) => String(keyArgs[1])),

@@ -23,11 +23,12 @@ async function submit(tx, who = signer, options = {}) {
   return new Promise((resolve, reject) => {
     tx.signAndSend(who, options, ({ status, events, dispatchError }) => {
       if (!status.isFinalized) return
+      const capital = (name) => name[0].toUpperCase() + name.slice(1)
       const paid = events.find(({ event }) => event.method === "TransactionFeePaid").event.data
       resolve({
         success: !dispatchError,
         error: told(dispatchError),
-        events: events.map(({ event }) => `${event.section}.${event.method}`),
+        events: events.map(({ event }) => `${capital(event.section)}.${event.method}`),
         data: Object.fromEntries(events.map(({ event }) => [event.method, event.data.toHuman()])),
         estimated: partialFee.toString(),
         paid: (paid.actualFee.toBigInt() - paid.tip.toBigInt()).toString(),

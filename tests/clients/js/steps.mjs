@@ -15,8 +15,8 @@ export const config = JSON.parse(process.argv[2])
 
 await cryptoWaitReady()
 
-export const pair = (type = "sr25519", uri = config.signer) =>
-  new Keyring({ type, ss58Format: 42 }).addFromUri(uri)
+export const pair = (type = "sr25519") =>
+  new Keyring({ type, ss58Format: 42 }).addFromUri(config.signer)
 
 export const versionOf = (name) =>
   JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, import.meta.url))).version

@@ -94,13 +94,12 @@ class Params:
 
 
 def hex_bytes(value: Json) -> bytes:
-    """`0x…` to bytes; the empty string is no bytes. Raises: ValueError."""
-    if value == "":
-        return b""
-    if not isinstance(value, str) or not value.startswith("0x"):
-        raise ValueError("expected bytes as 0x-prefixed hex")
-    data = bytes.fromhex(value[2:])
-    if 2 * len(data) != len(value) - 2:
+    """Hex to bytes; clients leave out the `0x` as they like. Raises: ValueError."""
+    if not isinstance(value, str):
+        raise ValueError("expected bytes as hex")
+    text = value.removeprefix("0x")
+    data = bytes.fromhex(text)
+    if 2 * len(data) != len(text):
         raise ValueError("hex must not contain spaces")  # which `fromhex` skips
     return data
 

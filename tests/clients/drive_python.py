@@ -37,13 +37,13 @@ if IS_ASYNC:
         def sign(self, data):
             return sr25519.sign(self.pair, bytes(data))
 
-    seed = bytes.fromhex(CONFIG["signer_seed"][2:])
+    seed = bytes.fromhex(CONFIG["signer"][2:])
     SIGNER = Keypair(sr25519.pair_from_seed(seed), CONFIG["signer_address"])
 else:
     from substrateinterface import Keypair, SubstrateInterface
     from substrateinterface.exceptions import SubstrateRequestException
 
-    SIGNER = Keypair.create_from_seed(CONFIG["signer_seed"])
+    SIGNER = Keypair.create_from_seed(CONFIG["signer"])
 
 chain = SubstrateInterface(url=CONFIG["url"])
 
@@ -208,7 +208,7 @@ if not IS_ASYNC:
 
     @step
     def ed25519():
-        other = Keypair.create_from_seed(CONFIG["signer_seed"], crypto_type=0, ss58_format=42)
+        other = Keypair.create_from_seed(CONFIG["signer"], crypto_type=0, ss58_format=42)
         to_other = {"dest": other.ss58_address, "value": 5 * PLANCK}
         submit(call_of("Balances", "transfer_keep_alive", to_other))
         return submit(transfer_call(PLANCK), signer=other)

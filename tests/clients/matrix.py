@@ -10,7 +10,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class Client:
 
     name: str
     driver: str
+    """What takes it through the steps; `upgrade_…` beside it takes it through an upgrade."""
     legacy: bool = False
     more: tuple[str, ...] = ()
 
@@ -117,60 +119,93 @@ def javascript() -> Path:
     return place
 
 
-def command_of(client: Client) -> tuple[list[str], Path]:
-    """How its driver is started, and where; installs it first."""
+def command_of(client: Client, driver: str) -> tuple[list[str], Path]:
+    """How a driver is started, and where; installs the client first."""
     if client.is_python:
-        return [str(python_of(client.name)), str(HERE / client.driver), client.name], ROOT
+        return [str(python_of(client.name)), str(HERE / driver), client.name], ROOT
     place = javascript()
-    return ["node", str(place / client.driver)], place
+    return ["node", str(place / driver)], place
 
 
 # -- Driving one.
 
 
-async def drive(client: Client) -> tuple[dict[str, Any], World]:
-    """What the client saw, and the world it was in."""
-    command, where = await asyncio.to_thread(command_of, client)
+@asynccontextmanager
+async def node_for_clients(**options: Any) -> AsyncIterator[tuple[Any, dict[str, str]]]:
+    """A node with a machine to rent, and what a driver needs to know of it."""
     own = (SIGNER.public, Balance(1000 * PLANCK))
     spec = replace(DEV, balances=(*DEV.balances, own))
-    async with running_node(interval=1.0, spec=spec) as node:
+    async with running_node(spec=spec, **options) as node:
         bond = Wallet(node.chain.genesis_hash).sign("Charlie", bond_call(node.chain.genesis_hash))
         await node.pool.submit([bond])
         while not _reading(node, lambda block: machine_id() in block.machines.machines):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+        yield (
+            node,
+            {
+                "url": f"ws://127.0.0.1:{node.server.port}",
+                "signer": "0x" + SIGNER_SEED.hex(),
+                "signer_address": SIGNER.address(),
+                "dest": DEST.address(),
+                "machine": hexed(machine_id()),
+            },
+        )
+
+
+async def drive(client: Client) -> tuple[dict[str, Any], World]:
+    """What the client saw, and the world it was in. Raises: CannotRun; AssertionError: it ended badly."""
+    command, where = await asyncio.to_thread(command_of, client, client.driver)
+    async with node_for_clients(interval=1.0) as (node, config):
         accounts = _reading(node, lambda block: len(list(block.system.account.keys())))
         world = World(str(node.chain.genesis_hash), accounts)
-        config = {
-            "url": f"ws://127.0.0.1:{node.server.port}",
-            "legacy": client.legacy,
-            "signer": "0x" + SIGNER_SEED.hex(),
-            "signer_seed": "0x" + SIGNER_SEED.hex(),
-            "signer_address": SIGNER.address(),
-            "dest": DEST.address(),
-            "machine": hexed(machine_id()),
-        }
-        process = await asyncio.create_subprocess_exec(
-            *command, json.dumps(config), cwd=where,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            async with asyncio.timeout(SECONDS):
-                out, errors = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert process.returncode == 0, errors.decode()[-2000:]
-        assert out, errors.decode()[-2000:]
-        orders = _reading(
-            node, lambda block: [order for order, _ in block.rent.orders_of.under(SIGNER.public)]
-        )
-        world.orders = [str(order) for order in orders]
+        seen = await _run(command, where, config | {"legacy": client.legacy})
+        orders = _reading(node, lambda block: list(block.rent.orders_of.under(SIGNER.public)))
+        world.orders = [str(order) for order, _ in orders]
         world.received = _reading(
             node, lambda block: int(block.system.account_of(DEST.public).data.free)
         )
-        seen: dict[str, Any] = json.loads(out)
         return seen, world
+
+
+async def drive_through_upgrade(
+    client: Client, upgrade: Callable[[Any], Awaitable[object]]
+) -> dict[str, Any]:
+    """What the client saw of an upgrade, which is made once it says that it is ready."""
+    driver = client.driver.replace("drive_", "upgrade_")
+    command, where = await asyncio.to_thread(command_of, client, driver)
+    async with node_for_clients(interval=0.5) as (node, config):
+        seen = await _run(command, where, config | {"legacy": client.legacy}, lambda: upgrade(node))
+        found: dict[str, Any] = seen["upgrade"]
+        return found
+
+
+async def _run(
+    command: list[str],
+    where: Path,
+    config: dict[str, Any],
+    when_ready: Callable[[], Awaitable[object]] | None = None,
+) -> dict[str, Any]:
+    process = await asyncio.create_subprocess_exec(
+        *command, json.dumps(config), cwd=where,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(SECONDS):
+            if when_ready is not None:
+                while (line := await process.stderr.readline()) not in (b"", b"ready\n"):
+                    pass
+                assert line, "the driver ended before it was ready"
+                await when_ready()
+            out, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, errors.decode()[-2000:]
+    assert out, errors.decode()[-2000:]
+    seen: dict[str, Any] = json.loads(out.splitlines()[-1])  # clients may say something before
+    return seen
 
 
 def _reading(node: Any, read: Callable[[Any], Any]) -> Any:

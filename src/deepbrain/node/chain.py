@@ -48,6 +48,8 @@ REMEMBERED: Final = 4
 REMEMBERED_VERSIONS: Final = 1024
 REMEMBERED_ANSWERS: Final = 16
 """Runtime calls whose answer is the same at every block of a version, and long."""
+LONG: Final = 1024
+"""Bytes. What is short is made in no time, and strangers choose how many such questions there are."""
 GENESIS_VERSION: Final = min(RUNTIMES)
 """The version of the rules that makes block 0."""
 
@@ -309,7 +311,8 @@ class Chain:
             return known
         with self.snapshot(block) as state:
             answer = apis.call(self.executive(spec_version), state, block, name, arguments)
-        if name.startswith("Metadata_") and len(self._constant_answers) < REMEMBERED_ANSWERS:
+        is_long = name.startswith("Metadata_") and len(answer) > LONG
+        if is_long and len(self._constant_answers) < REMEMBERED_ANSWERS:
             self._constant_answers[question] = answer
         return answer
 

@@ -3,34 +3,10 @@
 import { Enum, createClient } from "polkadot-api"
 import { getPolkadotSigner } from "polkadot-api/signer"
 import { getWsProvider } from "polkadot-api/ws"
-import WebSocket from "ws"
 
-import { MANIFEST, PLANCK, collect, config, finish, pair, step, versionOf } from "./steps.mjs"
+import { MANIFEST, PLANCK, SocketOf, collect, config, finish, pair, step, versionOf } from "./steps.mjs"
 
-// The client chooses by what `rpc_methods` lists.
-class LegacyOnly extends WebSocket {
-  set onmessage(listener) {
-    super.onmessage = (event) => {
-      const message = JSON.parse(event.data)
-      const methods = message.result?.methods
-      if (methods) message.result.methods = methods.filter((name) => !/_v1_/.test(name))
-      listener({ ...event, data: JSON.stringify(message) })
-    }
-  }
-  addEventListener(type, listener, ...more) {
-    const wrapped = (event) => {
-      const message = JSON.parse(event.data)
-      const methods = message.result?.methods
-      if (methods) message.result.methods = methods.filter((name) => !/_v1_/.test(name))
-      listener({ type, target: this, data: JSON.stringify(message) })
-    }
-    super.addEventListener(type, type === "message" ? wrapped : listener, ...more)
-  }
-}
-
-const client = createClient(
-  getWsProvider(config.url, { websocketClass: config.legacy ? LegacyOnly : WebSocket }),
-)
+const client = createClient(getWsProvider(config.url, { websocketClass: SocketOf(config.legacy) }))
 const api = client.getUnsafeApi()
 const signerOf = (type, name) => {
   const keys = pair(type)

@@ -8,6 +8,7 @@ import { readFileSync } from "node:fs"
 
 import { Keyring } from "@polkadot/keyring"
 import { cryptoWaitReady } from "@polkadot/util-crypto"
+import WebSocket from "ws"
 
 export const PLANCK = 10n ** 15n
 export const MANIFEST = "0x" + "11".repeat(32)
@@ -50,3 +51,24 @@ export const collect = (count, subscribe) =>
       }),
     ).catch(reject)
   })
+
+// Tell who drives us that the upgrade may come, and wait until the client has seen it.
+export async function upgraded(holds) {
+  process.stderr.write("ready\n")
+  while (!(await holds())) await new Promise((resolve) => setTimeout(resolve, 100))
+}
+
+// polkadot-api takes chainHead_v1 where `rpc_methods` lists it, and the legacy methods elsewhere.
+class LegacySocket extends WebSocket {
+  addEventListener(type, listener, ...more) {
+    const filtered = (event) => {
+      const message = JSON.parse(event.data)
+      const methods = message.result?.methods
+      if (methods) message.result.methods = methods.filter((name) => !/_v1_/.test(name))
+      listener({ type, target: this, data: JSON.stringify(message) })
+    }
+    super.addEventListener(type, type === "message" ? filtered : listener, ...more)
+  }
+}
+
+export const SocketOf = (legacy) => (legacy ? LegacySocket : WebSocket)

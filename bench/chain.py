@@ -27,7 +27,7 @@ import aiohttp
 
 from deepbrain.frame.calls import Call
 from deepbrain.node.node import Node, NodeConfig, settle_memory
-from deepbrain.node.rpc.dispatch import Peer
+from deepbrain.node.rpc.subscriptions import Peer
 from deepbrain.node.rpc.server import Bind
 from deepbrain.node.signatures import Check
 from deepbrain.pallets.balances import Balances

@@ -27,8 +27,8 @@ import aiohttp
 
 from deepbrain.frame.calls import Call
 from deepbrain.node.node import Node, NodeConfig, settle_memory
-from deepbrain.node.rpc.subscriptions import Peer
 from deepbrain.node.rpc.server import Bind
+from deepbrain.node.rpc.subscriptions import Peer
 from deepbrain.node.signatures import Check
 from deepbrain.pallets.balances import Balances
 from deepbrain.pallets.machines import (

@@ -7,13 +7,12 @@ planck, accounts are addresses, everything is checked here. Units of constants: 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any, Final, get_args, get_origin
+from typing import Any, Final
 
-from deepbrain.primitives import ss58
 from deepbrain.primitives.errors import DeepBrainError
-from deepbrain.primitives.ids import AccountId, FixedBytes
-from deepbrain.primitives.units import Balance, MicroUsd, Moment, Unsigned
-from deepbrain.scale import StructType, fields_of
+from deepbrain.primitives.ids import AccountId
+from deepbrain.primitives.units import Balance, MicroUsd, Moment
+from deepbrain.scale.plain import NotPlain, from_plain
 
 _KEYS: Final = ("constants", "genesis", "id", "name", "target_interval_ms", "type")
 
@@ -77,21 +76,7 @@ def _optional(hint: Any, value: Any, where: str) -> Any:
 
 def from_json(hint: Any, value: Any, where: str) -> Any:
     """A value of the file as the type it stands for. Raises: BadChainSpec."""
-    if get_origin(hint) is Annotated:
-        return from_json(get_args(hint)[0], value, where)
-    if get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(from_json(get_args(hint)[0], item, where) for item in value)
-    if isinstance(hint, StructType) and isinstance(value, dict):
-        hints = {field.name: field.hint for field in fields_of(hint)}
-        if sorted(value) != sorted(hints):
-            raise BadChainSpec(f"{where} has exactly these keys: {', '.join(hints)}")
-        return hint(**{name: from_json(hints[name], value[name], where) for name in hints})
-    if hint is AccountId and isinstance(value, str):
-        return ss58.decode(value)
-    if isinstance(hint, type) and issubclass(hint, FixedBytes) and isinstance(value, str):
-        return hint.from_hex(value)
-    if isinstance(hint, type) and issubclass(hint, Unsigned) and type(value) is int:
-        return hint(value)
-    if hint in (str, bool) and type(value) is hint:
-        return value
-    raise BadChainSpec(f"{where} is not a {getattr(hint, '__name__', hint)}")
+    try:
+        return from_plain(hint, value, where)
+    except NotPlain as error:
+        raise BadChainSpec(str(error)) from None

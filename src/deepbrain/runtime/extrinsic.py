@@ -94,19 +94,21 @@ def sign(
         if not era.is_immortal:
             raise TypeError("a mortal extrinsic needs the hash of its birth block")
         birth = signing.genesis
-    encoded = call.encode()
-    extra = era.encode() + encode_compact(nonce) + encode_compact(tip) + b"\0"
+    encoded, extra = call.encode(), extra_of(era, nonce, tip)
     signature = keypair.sign(signing.payload(encoded, extra, birth))
-    body = b"".join(
-        (
-            bytes((_SIGNED, 0)),
-            keypair.public,
-            bytes((keypair.scheme.value,)),
-            signature,
-            extra,
-            encoded,
-        )
-    )
+    return assemble(keypair.public, keypair.scheme, signature, extra, encoded)
+
+
+def extra_of(era: Era, nonce: int, tip: int) -> bytes:
+    """What stands between signature and call."""
+    return era.encode() + encode_compact(nonce) + encode_compact(tip) + b"\0"
+
+
+def assemble(
+    signer: AccountId, scheme: Scheme, signature: bytes, extra: bytes, call: bytes
+) -> bytes:
+    """A signed extrinsic from its parts."""
+    body = b"".join((bytes((_SIGNED, 0)), signer, bytes((scheme.value,)), signature, extra, call))
     return encode_compact(len(body)) + body
 
 

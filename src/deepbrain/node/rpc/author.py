@@ -1,6 +1,6 @@
 """`author_`: handing extrinsics in, and hearing what becomes of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from deepbrain.node.pool import Banned, Pool, Status
@@ -56,7 +56,11 @@ class AuthorRpc:
 
     async def watch(self, extrinsic: bytes) -> Starter:
         """Submit, and follow every status until the last."""
-        relay = _Relay()
+        return await self.follow(extrinsic, lambda status: status)
+
+    async def follow(self, extrinsic: bytes, tell: Callable[[Status], Json]) -> Starter:
+        """As `watch`, with each status told as `tell` has it."""
+        relay = _Relay(tell)
         (outcome,) = await self._pool.submit([extrinsic], relay)
         if not isinstance(outcome, Hash):
             raise fault_of(outcome, extrinsic)
@@ -79,7 +83,8 @@ class AuthorRpc:
 class _Relay:
     """Keeps statuses until there is a sink for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Status], Json]) -> None:
+        self._tell = tell
         self._early: list[Status] = []
         self._sink: Sink | None = None
 
@@ -87,12 +92,12 @@ class _Relay:
         if self._sink is None:
             self._early.append(status)
         else:
-            self._sink.send(status)
+            self._sink.send(self._tell(status))
 
     def attach(self, sink: Sink) -> None:
         self._sink = sink
         for status in self._early:
-            sink.send(status)
+            sink.send(self._tell(status))
 
 
 def fault_of(refusal: DeepBrainError, extrinsic: bytes) -> RpcFault:

@@ -54,6 +54,10 @@ class StorageQuery:
         return self.kind in (QueryKind.VALUES_BELOW, QueryKind.HASHES_BELOW)
 
 
+class JsonObject(dict[str, Json]):
+    """A JSON object as it came, for a function that reads it itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hashes:
     """What `chainHead_v1_unpin` is given: one hash or several."""
@@ -167,7 +171,14 @@ def _storage_query(value: Json) -> StorageQuery:
     return query
 
 
+def _object(value: Json) -> JsonObject:
+    if not isinstance(value, dict):
+        raise ValueError("expected an object")
+    return JsonObject(value)
+
+
 _SCALARS: Final[dict[Any, Parser]] = {
+    JsonObject: _object,
     bool: _boolean,
     Hashes: _hashes,
     StorageQuery: _storage_query,

@@ -1,4 +1,4 @@
-"""JSON-RPC over HTTP POST and WebSocket on one port.
+"""JSON-RPC over HTTP POST and WebSocket on one port, and the page that signs with a wallet.
 
 Limits, all of them on what a stranger can make us hold: connections in all, seconds without a whole
 request, bytes of a frame, calls in a batch, bytes of an answer, subscriptions of a connection, and
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from deepbrain.node.errors import NodeError
+from deepbrain.node.page import HEADERS, page_files
 from deepbrain.node.rpc.dispatch import Table
 from deepbrain.node.rpc.subscriptions import Outbox, Peer, Subscriptions
 
@@ -60,6 +61,7 @@ class RpcServer:
         self._table = table
         self._bind = bind
         self._limits = limits or Limits()
+        self._pages = page_files()
         self._http = web.Server(
             self._serve,
             access_log=None,
@@ -109,6 +111,8 @@ class RpcServer:
             return web.Response(status=403, text="this web page may not use the node\n")
         if request.method == "GET" and _wants_websocket(request):
             return await self._serve_socket(request)
+        if request.method == "GET" and (page := self._pages.get(request.path)) is not None:
+            return web.Response(body=page.body, content_type=page.content_type, headers=HEADERS)
         response = await self._serve_http(request)
         if origin is not None:
             response.headers["Access-Control-Allow-Origin"] = origin

@@ -13,6 +13,7 @@ from deepbrain.node.rpc.relays import RelaysRpc
 from deepbrain.node.rpc.state import StateRpc
 from deepbrain.node.rpc.system import SystemRpc
 from deepbrain.node.rpc.transaction import TransactionRpc
+from deepbrain.node.rpc.wallet import WalletRpc
 from deepbrain.node.rpc.wire import Json
 
 
@@ -33,6 +34,7 @@ def rpc_table(chain: Chain, pool: Pool, version: str, relays: RelaysRpc | None =
     table.add(ChainSpecRpc(chain).methods())
     table.add(TransactionRpc(chain, pool).methods())
     table.add(ArchiveRpc(chain).methods())
+    table.add(WalletRpc(chain, pool).methods())
     table.add(PaymentRpc(chain).methods())
     table.add(relays.methods())
     return table

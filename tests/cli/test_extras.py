@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import re
 import tomllib
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def test_each_extra_lists_the_modules_of_its_packages() -> None:
     declared = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
     provided = importlib.metadata.packages_distributions()
     for extra, requirements in declared.items():
-        packages = {requirement.partition(">=")[0].lower() for requirement in requirements}
+        packages = {re.split("[>=]=", requirement)[0].lower() for requirement in requirements}
         listed = {provided[module][0].lower().replace("_", "-") for module in EXTRAS[extra]}
         assert listed == packages
 

@@ -50,8 +50,10 @@ async def run_tool(process: FakeProcess) -> int:
         running._transport.close()  # what nobody read of its output would keep it open
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await running.wait()
+        # Killed, it ends soon; a loop that closes meanwhile, and cancels, must not leave it unreaped.
+        while running.returncode is None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await running.wait()
 
 
 async def _pump(stream: Any, emit: Any) -> None:

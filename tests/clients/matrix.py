@@ -158,7 +158,7 @@ async def drive(client: Client) -> tuple[dict[str, Any], World]:
     async with node_for_clients(interval=1.0) as (node, config):
         accounts = _reading(node, lambda block: len(list(block.system.account.keys())))
         world = World(str(node.chain.genesis_hash), accounts)
-        seen = await _run(command, where, config | {"legacy": client.legacy})
+        seen = await run_driver(command, where, config | {"legacy": client.legacy})
         orders = _reading(node, lambda block: list(block.rent.orders_of.under(SIGNER.public)))
         world.orders = [str(order) for order, _ in orders]
         world.received = _reading(
@@ -174,17 +174,20 @@ async def drive_through_upgrade(
     driver = client.driver.replace("drive_", "upgrade_")
     command, where = await asyncio.to_thread(command_of, client, driver)
     async with node_for_clients(interval=0.5) as (node, config):
-        seen = await _run(command, where, config | {"legacy": client.legacy}, lambda: upgrade(node))
+        seen = await run_driver(
+            command, where, config | {"legacy": client.legacy}, lambda: upgrade(node)
+        )
         found: dict[str, Any] = seen["upgrade"]
         return found
 
 
-async def _run(
+async def run_driver(
     command: list[str],
     where: Path,
     config: dict[str, Any],
     when_ready: Callable[[], Awaitable[object]] | None = None,
 ) -> dict[str, Any]:
+    """What a driver tells at its end. Raises: AssertionError: it ended badly; TimeoutError."""
     process = await asyncio.create_subprocess_exec(
         *command, json.dumps(config), cwd=where,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

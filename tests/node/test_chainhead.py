@@ -200,7 +200,7 @@ async def test_storage_by_value_hash_and_merkle_value(node, client):
     "items",
     [
         [{"key": "0x00"}],
-        [{"key": "00", "type": "value"}],
+        [{"key": "0x0", "type": "value"}],
         [{"key": "0x00", "type": "valu"}],
         [{"key": "0x00", "type": "value", "more": 1}],
         [{"key": "0x00", "type": "value", "paginationStartKey": "0x00"}],

@@ -6,7 +6,7 @@ from typing import Final
 from deepbrain.cli.failure import UserError
 
 EXTRAS: Final = {
-    "node": ("lmdb", "aiohttp", "blake3"),
+    "node": ("lmdb", "aiohttp", "blake3", "coincurve"),
     "provider": ("numpy", "prometheus_client", "pynvml", "yaml", "zstandard"),
 }
 """By the extra's name in pyproject.toml, the modules that come with it."""

@@ -204,9 +204,11 @@ at("build").onclick = guarded(async () => {
 
 at("sign").onclick = guarded(async () => {
   at("sign").disabled = true
-  const { signature } = await injected.signer.signPayload(payload)
+  at("status").textContent = "waiting for the wallet"
+  at("status").classList.remove("failed")
   at("status-section").hidden = false
   at("events").replaceChildren()
+  const { signature } = await injected.signer.signPayload(payload)
   await follow(showStatus, "wallet_submitSigned", payload, signature)
 })
 

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from deepbrain.node.errors import NodeError
-from deepbrain.node.rpc import dispatch
+from deepbrain.node.rpc import dispatch, subscriptions
 from deepbrain.node.rpc.dispatch import Method, Stream, Table
 from deepbrain.node.rpc.errors import RpcFault
 from deepbrain.node.rpc.server import Bind, Limits, RpcServer
@@ -331,3 +331,27 @@ async def until(condition, seconds=5.0):
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_all_that_waits_together_is_bounded(monkeypatch):
+    """Whoever has little waiting goes on; whoever has much is cut, once all have too much."""
+    monkeypatch.setattr(subscriptions, "MAX_BACKLOG", 300_000)
+    backlog, cut = subscriptions.Backlog(), []
+    boxes = [subscriptions.Outbox(lambda n=n: cut.append(n), backlog) for n in range(4)]
+    frame = "x" * 10_000
+    for box in boxes[:3]:
+        for _ in range(10):
+            box.push(frame)
+    assert (backlog.bytes, cut) == (300_000, [])
+    boxes[0].push(frame)
+    boxes[3].push(frame)
+    assert cut == [0]
+    boxes[0].close()
+    boxes[1].push(frame)
+    assert cut == [0]
+    for _ in range(11):
+        await boxes[1].next()
+    assert backlog.bytes == 110_000
+    for box in boxes:
+        box.close()
+    assert backlog.bytes == 0

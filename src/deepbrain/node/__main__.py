@@ -3,9 +3,11 @@
 import argparse
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from pathlib import Path
+from typing import Final
 
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -17,6 +19,8 @@ from deepbrain.primitives import ss58
 from deepbrain.primitives.errors import InvalidKey
 from deepbrain.state.errors import StoreError
 
+DESCRIPTORS: Final = 8192
+
 
 def main() -> int:
     options = _parser().parse_args()
@@ -24,12 +28,21 @@ def main() -> int:
         level=options.log.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("aiohttp.server").addFilter(_is_ours)
+    _open_many()
     try:
         asyncio.run(_run(options))
     except (NodeError, StoreError, InvalidKey) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _open_many() -> None:
+    """Every client is a descriptor, and many systems allow a process 1,024 unless it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

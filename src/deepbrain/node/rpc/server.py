@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import resource
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from deepbrain.node.errors import NodeError
 from deepbrain.node.page import HEADERS, page_files
 from deepbrain.node.rpc.dispatch import Table
-from deepbrain.node.rpc.subscriptions import Outbox, Peer, Subscriptions
+from deepbrain.node.rpc.subscriptions import Backlog, Outbox, Peer, Subscriptions
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 class Limits:
     """Bounds of the RPC port."""
 
-    connections: int = 256
+    connections: int = 2048
+    """In all, and never more than half of what the process may open."""
     request_bytes: int = 8 * 1024 * 1024
     body_seconds: float = 10.0
     """A request whose body is not here by then is cut."""
@@ -71,6 +73,11 @@ class RpcServer:
         )
         self._listener: asyncio.Server | None = None
         self._sockets: set[web.WebSocketResponse] = set()
+        self._backlog = Backlog()
+        # A port that takes more than the process has descriptors for takes none at all.
+        self._most = min(
+            self._limits.connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        )
 
     @property
     def port(self) -> int:
@@ -101,7 +108,7 @@ class RpcServer:
         await self._http.shutdown(timeout=2.0)
 
     def _accept(self) -> asyncio.Protocol:
-        if len(self._http.connections) >= self._limits.connections:
+        if len(self._http.connections) >= self._most:
             return _Refusal()
         return self._http()
 
@@ -152,7 +159,7 @@ class RpcServer:
             compress=False,
         )
         await socket.prepare(request)
-        outbox = Outbox(lambda: _cut(request))
+        outbox = Outbox(lambda: _cut(request), self._backlog)
         subscriptions = Subscriptions(outbox)
         writer = asyncio.create_task(_write(socket, outbox))
         self._sockets.add(socket)
@@ -161,6 +168,7 @@ class RpcServer:
         finally:
             self._sockets.discard(socket)
             subscriptions.close()
+            outbox.close()
             writer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await writer

@@ -2,7 +2,7 @@
 
 A reader that does not keep up is dropped, never waited for: notifications are pushed, and when the
 queue is full the connection is closed. Answers wait for room instead, so a client that only asks
-slows itself down.
+slows itself down. Where all queues together hold too much, no single one may hold more than its share.
 """
 
 import asyncio
@@ -20,15 +20,29 @@ MAX_SUBSCRIPTIONS: Final = 128
 MAX_QUEUED_FRAMES: Final = 1024
 MAX_QUEUED_BYTES: Final = 4 * 1024 * 1024
 
+MAX_BACKLOG: Final = 128 * 1024 * 1024
+"""What all connections together may have waiting, in bytes, before each is held to `FAIR_BYTES`."""
+FAIR_BYTES: Final = 32 * 1024
+
 Cancel = Callable[[], None]
 """Ends a subscription at its source."""
+
+
+class Backlog:
+    """How many bytes wait in all the outboxes that share it."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
 
 
 class Outbox:
     """Frames on their way to one client, bounded in number and bytes."""
 
-    def __init__(self, cut: Callable[[], None]) -> None:
+    def __init__(self, cut: Callable[[], None], backlog: Backlog | None = None) -> None:
         self._cut = cut
+        self._backlog = backlog or Backlog()
         self._frames: deque[str] = deque()
         self._bytes = 0
         self._changed = asyncio.Event()
@@ -60,9 +74,14 @@ class Outbox:
             self._changed.clear()
             await self._changed.wait()
         frame = self._frames.popleft()
-        self._bytes -= len(frame)
+        self._count(-len(frame))
         self._changed.set()
         return frame
+
+    def close(self) -> None:
+        """Let go of what nobody will read any more."""
+        self._frames.clear()
+        self._count(-self._bytes)
 
     def overrun(self) -> None:
         """Cut the connection, once: its writer hangs in a full socket and would never notice."""
@@ -71,12 +90,18 @@ class Outbox:
             self._cut()
 
     def _is_full(self, frame: str) -> bool:
-        return len(self._frames) >= MAX_QUEUED_FRAMES or self._bytes + len(frame) > MAX_QUEUED_BYTES
+        size = self._bytes + len(frame)
+        most = MAX_QUEUED_BYTES if self._backlog.bytes < MAX_BACKLOG else FAIR_BYTES
+        return len(self._frames) >= MAX_QUEUED_FRAMES or size > most
 
     def _append(self, frame: str) -> None:
         self._frames.append(frame)
-        self._bytes += len(frame)
+        self._count(len(frame))
         self._changed.set()
+
+    def _count(self, change: int) -> None:
+        self._bytes += change
+        self._backlog.bytes += change
 
 
 class Sink:

@@ -31,6 +31,8 @@ qemu: sandbox ## Boot Debian with systemd and cgroup version 2, and test the lim
 
 fuzz: setup ## Feed every parser of outside bytes with bytes that are nearly right, for a long time
 	@HYPOTHESIS_PROFILE=night $(PY) -m pytest -q --timeout=3600 tests/fuzz tests/net/test_messages.py tests/client/test_results.py tests/client/test_keystore.py tests/provider/test_helper.py
+	@mkdir -p build && PYTHONPATH=$$($(PY) -c 'from tests.installed import packages; print(packages("fuzz"))') \
+	  $(PY) -m tests.fuzz.node_fuzz --runs 1000000 --report build/fuzz.json
 
 lint: setup ## ruff, import floors, determinism, types
 	@scripts/lint

@@ -10,7 +10,8 @@ import sys
 import time
 from typing import Any
 
-from tests.clients.matrix import CLIENTS, ROOT, CannotRun, drive, judge
+from tests.clients.matrix import CLIENTS, drive, judge
+from tests.installed import ROOT, CannotRun
 
 REPORT = ROOT / "build" / "clients.json"
 

@@ -9,30 +9,32 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.installed import (
+    CACHE,
+    ROOT,
+    CannotRun,
+    alone,
+    environment,
+    is_current,
+    mark_current,
+)
 from tests.node.world import DEV, Wallet, bond_call, hexed, machine_id, running_node
 
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import PLANCK, Balance
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-CACHE = ROOT / ".cache"
 SECONDS = 180
 NODE_MAJOR = 20
 
 SIGNER_SEED = hashlib.sha256(b"a renter with an outside client").digest()
 SIGNER, DEST = Keypair.from_seed(SIGNER_SEED), Keypair.from_uri("//somebody else")
-
-
-class CannotRun(Exception):
-    """This machine lacks what the client needs; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -76,31 +78,6 @@ class World:
 # -- Getting the clients: once for each lock file.
 
 
-def _stamped(place: Path, lock: Path) -> bool:
-    want = hashlib.sha256(lock.read_bytes()).hexdigest()
-    stamp = place / ".locked"
-    return stamp.exists() and stamp.read_text() == want
-
-
-def _stamp(place: Path, lock: Path) -> None:
-    (place / ".locked").write_text(hashlib.sha256(lock.read_bytes()).hexdigest())
-
-
-def python_of(name: str) -> Path:
-    """The interpreter of a Python client's own environment: they cannot share ours, nor each other's."""
-    place, lock = CACHE / f"venv-{name}", ROOT / "requirements" / f"{name}.txt"
-    python = place / "bin" / "python"
-    if not _stamped(place, lock):
-        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        options = ("--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps")
-        subprocess.run(
-            [python, "-m", "pip", "install", *options, "--only-binary=:all:", "-r", lock],
-            check=True,
-        )
-        _stamp(place, lock)
-    return python
-
-
 def javascript() -> Path:
     """Where the JavaScript clients are installed, beside their drivers. Raises: CannotRun."""
     node = shutil.which("node")
@@ -109,20 +86,23 @@ def javascript() -> Path:
         raise CannotRun(f"Node.js {NODE_MAJOR} or newer is needed, with npm")
     place, lock = CACHE / "clients-js", HERE / "js" / "package-lock.json"
     place.mkdir(parents=True, exist_ok=True)
-    if not _stamped(place, lock):
-        for name in ("package.json", "package-lock.json", ".npmrc"):
-            shutil.copy(HERE / "js" / name, place)
-        subprocess.run(["npm", "ci", "--silent", "--no-progress"], cwd=place, check=True)
-        _stamp(place, lock)
-    for source in (HERE / "js").glob("*.mjs"):
-        shutil.copy(source, place)
+    with alone(place):
+        if not is_current(place, lock):
+            for name in ("package.json", "package-lock.json", ".npmrc"):
+                shutil.copy(HERE / "js" / name, place)
+            subprocess.run(["npm", "ci", "--silent", "--no-progress"], cwd=place, check=True)
+            mark_current(place, lock)
+        for source in (HERE / "js").glob("*.mjs"):
+            copy = place / source.name
+            if not copy.exists() or copy.read_bytes() != source.read_bytes():
+                shutil.copy(source, copy)
     return place
 
 
 def command_of(client: Client, driver: str) -> tuple[list[str], Path]:
     """How a driver is started, and where; installs the client first."""
     if client.is_python:
-        return [str(python_of(client.name)), str(HERE / driver), client.name], ROOT
+        return [str(environment(client.name)), str(HERE / driver), client.name], ROOT
     place = javascript()
     return ["node", str(place / driver)], place
 

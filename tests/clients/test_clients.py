@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from tests.clients.matrix import CLIENTS, CannotRun, drive, drive_through_upgrade, judge
+from tests.clients.matrix import CLIENTS, drive, drive_through_upgrade, judge
+from tests.installed import CannotRun
 from tests.node.world import Wallet
 from tests.upgrade.next_version import NEXT, NextRuntime
 from tests.upgrade.test_upgrade import upgraded

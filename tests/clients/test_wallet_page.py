@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.clients.matrix import CACHE, DEST, ROOT, SIGNER, javascript, node_for_clients, run_driver
+from tests.clients.matrix import DEST, SIGNER, javascript, node_for_clients, run_driver
 from tests.clients.test_clients import or_skip
+from tests.installed import CACHE, ROOT, CannotRun
 from tests.node.world import connected, hexed, machine_id, running_node
 
 from deepbrain.primitives.units import PLANCK
@@ -23,7 +24,8 @@ async def browser() -> dict[str, str]:
         return {"chromium": found, "libraries": ""}
     place = CACHE / "chromium"
     process = await asyncio.create_subprocess_exec(ROOT / "scripts" / "get-chromium", place)
-    assert await process.wait() == 0, "Chromium could not be had"
+    if await process.wait():
+        raise CannotRun("Chromium could not be had")
     below = [place / "usr/lib/x86_64-linux-gnu", place / "lib/x86_64-linux-gnu"]
     libraries = [*below, below[0] / "pulseaudio"]
     return {

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0xf59af5987155a94f0ca03a7521ba99ef08adaf60ec0c3196db3806b3c4a00189")
+SOURCE: Final = Hash.from_hex("0x4bef132d4fbbbfeb34743562d680d4a8b982438f50a6a5aeaddc768a1ad6d7f8")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

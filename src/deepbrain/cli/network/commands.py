@@ -145,6 +145,8 @@ def _show(record: dict[str, Any], *, as_json: bool) -> None:
     say(f"the network runs: node {record['node']}, logs in {record['dir']}/logs")
     down_again = Place(Path(record["dir"])).command("down")
     say(f"rent with {record['renter']} (used by itself); stop with `{down_again}`")
+    page = record["node"].replace("ws", "http", 1) + "/wallet"
+    say(f"or sign with the wallet in your browser: {page}")
     for note in record["notes"]:
         say(note)
     rows = [

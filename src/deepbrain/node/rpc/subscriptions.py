@@ -47,6 +47,7 @@ class Outbox:
         self._bytes = 0
         self._changed = asyncio.Event()
         self._overrun = False
+        self._closed = False
 
     def push(self, frame: str) -> None:
         """Queue a notification, or cut the connection when its reader is too far behind."""
@@ -79,7 +80,8 @@ class Outbox:
         return frame
 
     def close(self) -> None:
-        """Let go of what nobody will read any more."""
+        """Let go of what nobody will read any more, and take nothing more."""
+        self._closed = True
         self._frames.clear()
         self._count(-self._bytes)
 
@@ -95,9 +97,10 @@ class Outbox:
         return len(self._frames) >= MAX_QUEUED_FRAMES or size > most
 
     def _append(self, frame: str) -> None:
-        self._frames.append(frame)
-        self._count(len(frame))
-        self._changed.set()
+        if not self._closed:
+            self._frames.append(frame)
+            self._count(len(frame))
+            self._changed.set()
 
     def _count(self, change: int) -> None:
         self._bytes += change

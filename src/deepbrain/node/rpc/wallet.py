@@ -35,6 +35,7 @@ from deepbrain.primitives.keys import RecoverableSignature, Scheme, Signature
 from deepbrain.runtime.era import Era
 from deepbrain.runtime.executive import weight_of
 from deepbrain.runtime.extrinsic import Extrinsic, assemble, decode_extrinsic, extra_of
+from deepbrain.scale import decode_compact
 from deepbrain.scale.plain import NotPlain, from_plain, to_plain
 from deepbrain.scale.registry import type_name
 
@@ -81,6 +82,8 @@ class WalletRpc:
 
     def metadata(self) -> Json:
         """What an injected wallet is given so that it can show calls of this chain by itself."""
+        encoded = self._chain.call("Metadata_metadata", b"")  # which is made once a version
+        _, start = decode_compact(encoded, 0)
         return {
             "chain": self._chain.spec.name,
             "chainType": "substrate",
@@ -88,7 +91,7 @@ class WalletRpc:
             "genesisHash": str(self._chain.genesis_hash),
             "icon": "substrate",
             "metaCalls": None,
-            "rawMetadata": "0x" + self._runtime.metadata(14).hex(),
+            "rawMetadata": "0x" + encoded[start:].hex(),
             "specVersion": int(self._runtime.version.spec_version),
             "ss58Format": ss58.PREFIX,
             "tokenDecimals": DECIMALS,

@@ -29,9 +29,10 @@ from deepbrain.pallets.system import System
 from deepbrain.primitives.ids import Hash
 from deepbrain.primitives.units import U32, BlockNumber, Moment
 from deepbrain.runtime.executive import Executive
-from deepbrain.state.errors import StoreError
+from deepbrain.state.errors import StoreError, UnknownState
 from deepbrain.state.lmdb import LmdbStore
 from deepbrain.state.memory import MemoryStore
+from deepbrain.state.store import Retention
 from deepbrain.state.trie import full_root
 
 
@@ -85,6 +86,37 @@ def test_a_final_block_that_breaks_the_rules_stops_the_node(chain):
     with pytest.raises(NodeError, match="breaks the rules"):
         chain.finalize(order(chain, b"garbage"), ())
     assert chain.head.number == 0
+
+
+def number_in(chain, number):
+    """What the state after a block says of its number."""
+    with chain.snapshot(chain.hash_of(number)) as state:
+        return int.from_bytes(state.get(System.number.key_of()), "little")
+
+
+def test_four_thousand_and_ninety_six_blocks_back_everything_is_read(chain):
+    for _ in range(4200):
+        chain.finalize(order(chain), ())
+    oldest = chain.head.number - 4096
+    for number in (oldest, oldest + 1, chain.head.number):
+        assert number_in(chain, number) == number
+        assert chain.spec_version(chain.hash_of(number)) == 1
+        assert chain.call("Core_version", b"", chain.hash_of(number))
+    for number in (0, 1, oldest - 1):
+        with pytest.raises(UnknownState):
+            number_in(chain, number)
+        # Blocks are there for ever, and that of block 0 names the chain.
+        assert chain.block(chain.hash_of(number)).header.number == number
+    assert chain.events(1)
+    assert chain.hash_of(0) == chain.genesis_hash
+    assert chain.hash_of(chain.head.number + 1) is None
+
+
+def test_an_archive_keeps_every_state():
+    chain = Chain(MemoryStore(retention=Retention(states=None, proofs=4)), DEV, "solo")
+    for _ in range(40):
+        chain.finalize(order(chain), ())
+    assert [number_in(chain, number) for number in range(1, 41)] == list(range(1, 41))
 
 
 def test_a_directory_belongs_to_one_chain_and_one_engine(tmp_path):

@@ -15,6 +15,7 @@ from tests.node.world import (
     transfer_call,
 )
 
+from deepbrain.node.chain import Order
 from deepbrain.node.rpc import chainhead, follow, storage_pages, transaction
 from deepbrain.pallets.system import System
 from deepbrain.primitives.hashing import blake2_256
@@ -106,6 +107,22 @@ async def test_every_block_is_announced_once_in_order_and_pinned(node, client):
         parent = new["blockHash"]
         header = await client.call("chainHead_v1_header", name, parent)
         assert hexed(blake2_256(bytes.fromhex(header[2:]))) == parent
+
+
+async def test_a_block_between_written_and_told_is_announced_once(node, client):
+    """Whoever begins to follow in that moment has it as the head."""
+    chain, author = node.chain, node.engine._author
+    order = Order(chain.head.hash, chain.earliest + 1000, author, ())
+    notice = chain.finalize(order, ())
+    name, first = await following(client)
+    heads = await client.call("chain_subscribeNewHeads")
+    assert first["finalizedBlockHashes"][-1] == str(notice.head.hash)
+    assert int((await client.next(heads))["number"], 16) == notice.head.number
+    chain.publish(notice)
+    await node.engine.seal()
+    new = await block_of(client, name)
+    assert new["parentBlockHash"] == str(notice.head.hash)
+    assert int((await client.next(heads))["number"], 16) == notice.head.number + 1
 
 
 async def test_without_the_runtime_no_runtime_is_told_or_called(node, client):

@@ -75,10 +75,13 @@ class ChainRpc:
         return self._start_heads
 
     def _start_heads(self, sink: Sink) -> Cancel:
-        def on_block(notice: Notice) -> None:
-            sink.send(self._head_text(notice.head.hash, notice.head.header))
+        head = self._chain.head
 
-        sink.send(self.header())
+        def on_block(notice: Notice) -> None:
+            if notice.head.number > head.number:  # else it was the head already when this began
+                sink.send(self._head_text(notice.head.hash, notice.head.header))
+
+        sink.send(self._head_text(head.hash, head.header))
         return self._chain.subscribe(on_block)
 
     def _head_text(self, digest: Hash, header: Header) -> RawJson:

@@ -65,6 +65,8 @@ class Follow:
         self.with_runtime = with_runtime
         self._pinned: dict[Hash, int] = {}
         """Number by hash, oldest first."""
+        self._announced = 0
+        """The number of the last block that the client has heard of."""
         self._operations: dict[str, _Operation] = {}
         self._count = 0
         self._asked: asyncio.Queue[Answer] = asyncio.Queue()
@@ -74,6 +76,7 @@ class Follow:
 
     def _begin(self) -> Callable[[], None]:
         head = self._chain.head
+        self._announced = head.number
         for number in range(max(0, head.number - RECENT + 1), head.number + 1):
             found = self._chain.hash_of(number)
             if found is not None:
@@ -83,7 +86,7 @@ class Follow:
             "finalizedBlockHashes": [str(each) for each in self._pinned],
         }
         if self.with_runtime:
-            event["finalizedBlockRuntime"] = self._runtime()
+            event["finalizedBlockRuntime"] = self._runtime(head.hash)
         self._sink.send(event)
         return self._chain.subscribe(self._on_block)
 
@@ -95,6 +98,9 @@ class Follow:
 
     def _on_block(self, notice: Notice) -> None:
         number, name = notice.head.number, str(notice.head.hash)
+        if number <= self._announced:  # it was the head already when this began
+            return
+        self._announced = number
         oldest = next(iter(self._pinned.values()), number)
         if len(self._pinned) >= MAX_PINNED or number - oldest > MAX_PINNED_AGE:
             self.stop()
@@ -106,7 +112,7 @@ class Follow:
             "parentBlockHash": str(notice.head.header.parent_hash),
         }
         if self.with_runtime:
-            new["newRuntime"] = self._runtime() if notice.upgraded else None
+            new["newRuntime"] = self._runtime(notice.head.hash) if notice.upgraded else None
         self._sink.send(new)
         self._sink.send({"event": "bestBlockChanged", "bestBlockHash": name})
         self._sink.send(
@@ -237,8 +243,8 @@ class Follow:
     def _tell(self, name: str, event: str, **more: Json) -> None:
         self._sink.send({"event": event, "operationId": name, **more})
 
-    def _runtime(self) -> Json:
-        version = self._chain.executive(self._chain.spec_version()).runtime.version
+    def _runtime(self, block: Hash) -> Json:
+        version = self._chain.executive(self._chain.spec_version(block)).runtime.version
         return {"type": "valid", "spec": _spec_json(version)}
 
 

@@ -56,6 +56,7 @@ class Broadcast:
         self._extrinsic = extrinsic
         self._hash: Hash | None = None
         self._again = False
+        self._over = False
         self._trying: asyncio.Task[None] | None = None
         self._unsubscribe = chain.subscribe(self._on_block)
 
@@ -67,11 +68,15 @@ class Broadcast:
             self._hash = outcome
         else:
             self._again = isinstance(outcome, NotQueued)
+        if self._over:
+            self._unwatch()
 
     def __call__(self) -> None:
+        self._over = True
         self._unsubscribe()
-        if self._trying is not None:
-            self._trying.cancel()
+        self._unwatch()
+
+    def _unwatch(self) -> None:
         if self._hash is not None:
             self._pool.unwatch(self._hash, self._on_status)
 

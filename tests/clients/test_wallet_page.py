@@ -112,10 +112,15 @@ async def test_a_payload_says_what_the_call_says(client):
     said = await client.call("wallet_decodePayload", payload)
     assert said["call"] == {
         "name": "Balances.transfer_keep_alive",
-        "arguments": {"dest": DEST.address(), "value": 5},
+        "arguments": {"dest": DEST.address(), "value": "5"},
     }
     assert (said["tip"], said["nonce"], said["signer"]) == ("7", 0, alice)
     assert said["until_block"] > 0
+    # What JavaScript's numbers cannot hold comes as text, to the last digit.
+    much = {"value": str(10**30 + 1)}
+    exact = await client.call("wallet_buildPayload", alice, "Balances", name, transfer(**much), "0")
+    shown = await client.call("wallet_decodePayload", exact)
+    assert shown["call"]["arguments"] == {"dest": DEST.address(), **much}
     # A call inside a call is shown, too, though it is not built here.
     inner = payload["method"][2:]
     nested = await client.call("wallet_decodePayload", {**payload, "method": f"0x070004{inner}"})

@@ -24,8 +24,8 @@ class NotPlain(DeepBrainError):
     """JSON that is not what a hint asks for; the text says where."""
 
 
-def to_plain(value: Any) -> Any:
-    """A value as JSON. Integers stay integers, whatever their size."""
+def to_plain(value: Any, *, texts: bool = False) -> Any:
+    """A value as JSON. With `texts`, integers are text: JavaScript's numbers end at 2⁵³."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, AccountId):
@@ -33,21 +33,24 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return "0x" + value.hex()
     if isinstance(value, int):
-        return int(value)
+        return str(int(value)) if texts else int(value)
     if isinstance(value, Enum):
         return camel_case(value.name)
     if isinstance(type(value), StructType):
-        return _struct_to_plain(value)
+        return _struct_to_plain(value, texts)
     if isinstance(value, dict):
-        return [[to_plain(key), to_plain(each)] for key, each in value.items()]
+        pairs = value.items()
+        return [[to_plain(key, texts=texts), to_plain(each, texts=texts)] for key, each in pairs]
     if isinstance(value, tuple):
-        return [to_plain(each) for each in value]
+        return [to_plain(each, texts=texts) for each in value]
     raise TypeError(f"{value!r} has no plain form")
 
 
-def _struct_to_plain(value: Any) -> Any:
+def _struct_to_plain(value: Any, texts: bool) -> Any:
     kind = type(value)
-    fields = {field.name: to_plain(getattr(value, field.name)) for field in fields_of(kind)}
+    fields = {
+        field.name: to_plain(getattr(value, field.name), texts=texts) for field in fields_of(kind)
+    }
     if kind.__wire_index__ is None:
         return fields
     return {kind.__name__: fields} if fields else kind.__name__

@@ -231,7 +231,10 @@ def _outcome(chain: Chain, block: Hash, digest: Hash) -> dict[str, Json]:
             continue
         event: Any = record.event
         events.append(
-            {"event": f"{names[record.pallet]}.{type(event).__name__}", "data": to_plain(event)}
+            {
+                "event": f"{names[record.pallet]}.{type(event).__name__}",
+                "data": to_plain(event, texts=True),
+            }
         )
         if isinstance(event, TransactionFeePaid):
             outcome["fee"] = str(event.actual_fee)
@@ -275,7 +278,7 @@ def _told(call: Call) -> Json:
             return _told(value)
         if isinstance(value, tuple) and value and isinstance(value[0], Call):
             return [_told(each) for each in value]
-        found: Json = to_plain(value)
+        found: Json = to_plain(value, texts=True)
         return found
 
     return {"name": call.name, "arguments": {name: plain(value) for name, value in call.named()}}

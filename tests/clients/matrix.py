@@ -150,15 +150,25 @@ async def drive(client: Client) -> tuple[dict[str, Any], World]:
 async def drive_through_upgrade(
     client: Client, upgrade: Callable[[Any], Awaitable[object]]
 ) -> dict[str, Any]:
-    """What the client saw of an upgrade, which is made once it says that it is ready."""
+    """What the client saw of an upgrade, which is made once it says that it is ready, and how many
+    connections it made.
+    """
     driver = client.driver.replace("drive_", "upgrade_")
     command, where = await asyncio.to_thread(command_of, client, driver)
     async with node_for_clients(interval=0.5) as (node, config):
+        serve, connections = node.server._serve_socket, 0
+
+        async def counted(request: Any) -> Any:
+            nonlocal connections
+            connections += 1
+            return await serve(request)
+
+        node.server._serve_socket = counted
         seen = await run_driver(
             command, where, config | {"legacy": client.legacy}, lambda: upgrade(node)
         )
         found: dict[str, Any] = seen["upgrade"]
-        return found
+        return found | {"connections": connections}
 
 
 async def run_driver(

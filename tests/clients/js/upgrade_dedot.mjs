@@ -21,7 +21,7 @@ await step("upgrade", async () => {
   return {
     spec: client.runtimeVersion.specVersion,
     events: events.map(({ event }) => event.palletEvent.name ?? event.palletEvent),
-    old_spec: before.runtimeVersion?.specVersion ?? 1,
+    old_spec: (await before.query.system.lastRuntimeUpgrade()).specVersion,
     old_has_it: (() => {
       try {
         return Boolean(before.query.notes.since)
@@ -29,7 +29,6 @@ await step("upgrade", async () => {
         return false
       }
     })(),
-    connections: true,
   }
 })
 finish()

@@ -332,7 +332,11 @@ class Chain:
     def publish(self, notice: Notice) -> None:
         """Tell everybody of a block."""
         for listener in tuple(self._listeners.values()):
-            listener(notice)
+            try:
+                listener(notice)
+            # A bug of one who listens, and whom a stranger made listen, must not stop the chain.
+            except Exception:
+                log.exception("a listener to block %d meets a bug", notice.head.number)
 
     # Opening.
 

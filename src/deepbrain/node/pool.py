@@ -267,7 +267,7 @@ class Pool:
         self._own.add(digest)
         if watcher is not None:
             self._watchers[digest] = [watcher]
-            watcher(READY if entry.ready else FUTURE)
+            self._tell(digest, READY if entry.ready else FUTURE)
         if change.replaced is not None:
             self._end(change.replaced, {"usurped": str(digest)})
         for other in change.promoted:
@@ -298,7 +298,11 @@ class Pool:
 
     def _tell(self, digest: Hash, status: Status) -> None:
         for watcher in tuple(self._watchers.get(digest, ())):
-            watcher(status)
+            try:
+                watcher(status)
+            # It is told while a block is made: a bug of one who listens must not stop the chain.
+            except Exception:
+                log.exception("a watcher of %s meets a bug", digest)
 
     def _end(self, entry: Pooled, status: Status) -> None:
         self._own.discard(entry.hash)

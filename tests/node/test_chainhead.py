@@ -125,6 +125,20 @@ async def test_a_block_between_written_and_told_is_announced_once(node, client):
     assert int((await client.next(heads))["number"], 16) == notice.head.number + 1
 
 
+async def test_whoever_listens_with_a_bug_stops_no_chain(node, client):
+    def broken(*_):
+        raise ZeroDivisionError
+
+    node.chain.subscribe(broken)
+    (digest,) = await node.pool.submit([Wallet(node.chain.genesis_hash).transfer("Bob")], broken)
+    await until(lambda: digest not in node.pool)
+    head = node.chain.head.number
+    name, _ = await following(client)
+    await node.engine.seal()
+    await block_of(client, name)
+    assert node.chain.head.number == head + 1
+
+
 async def test_without_the_runtime_no_runtime_is_told_or_called(node, client):
     name, first = await following(client, False)
     assert "finalizedBlockRuntime" not in first
@@ -284,6 +298,34 @@ async def test_operations_have_places_and_give_them_back(monkeypatch):
         await client.call("chainHead_v1_unpin", name, block)
         await client.call("chainHead_v1_continue", name, waiting["operationId"])
         assert (await outcome(client, name, waiting))[0]["items"]
+
+
+async def test_operations_begun_and_dropped_leave_nothing_behind(node, client, monkeypatch):
+    """While the client does not take what it is sent, and our answers wait."""
+    name, first = await following(client)
+    block = first["finalizedBlockHashes"][-1]
+    (follow_,) = [
+        listener.__self__
+        for listener in node.chain._listeners.values()
+        if isinstance(getattr(listener, "__self__", None), follow.Follow)
+    ]
+    wanted = asyncio.Event()
+    monkeypatch.setattr(follow_._sink, "room", wanted.wait)
+    for _ in range(50):
+        for items in ([], [{"key": "0x00", "type": "value"}]):
+            started = await client.call("chainHead_v1_storage", name, block, items, None)
+            await client.call("chainHead_v1_stopOperation", name, started["operationId"])
+    assert (follow_._asked, follow_._operations) == ({}, {})
+    # One that asks for nothing takes a place, too.
+    for _ in range(follow.MAX_OPERATIONS):
+        assert (await client.call("chainHead_v1_storage", name, block, [], None)) != (
+            chainhead.LIMIT_REACHED
+        )
+    full = await client.call("chainHead_v1_storage", name, block, [], None)
+    assert full == chainhead.LIMIT_REACHED
+    wanted.set()
+    for _ in range(follow.MAX_OPERATIONS):
+        assert (await client.next(name))["event"] == "operationStorageDone"
 
 
 async def test_an_operation_that_does_not_wait_is_not_continued(node, client):

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.scale.test_every_type import HINTS, is_calls, values
+from tests.scale.test_every_type import EVENTS, HINTS, is_calls, struct_of, values
 
 from deepbrain.frame.events import EventRecords
 from deepbrain.primitives.ids import AccountId
@@ -23,6 +23,13 @@ def test_what_is_plain_comes_back(where, data, texts):
     value = data.draw(values(hint))
     through = json.loads(json.dumps(to_plain(value, texts=texts)))
     assert from_plain(hint, through, where, texts=texts) == value
+
+
+@pytest.mark.parametrize("event", [event for _, event in EVENTS], ids=lambda e: e.__qualname__)
+@settings(max_examples=10, suppress_health_check=list(HealthCheck), deadline=None)
+@given(data=st.data())
+def test_every_event_can_be_told(event, data):
+    assert json.dumps(to_plain(data.draw(struct_of(event, 0)), texts=True))
 
 
 @pytest.mark.parametrize(

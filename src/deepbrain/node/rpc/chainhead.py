@@ -110,7 +110,7 @@ class ChainHeadRpc:
         follow = _alive(peer, follow_subscription)
         go_on = None if follow is None else follow.resume(operation)
         if follow is not None and go_on is not None:
-            peer.lasting().after(lambda: follow.ask(go_on))
+            peer.lasting().after(lambda: follow.ask(operation, go_on))
         return None
 
     def stop_operation(self, peer: Peer, follow_subscription: str, operation: str) -> Json:
@@ -133,5 +133,5 @@ def _alive(peer: Peer, follow_subscription: str) -> Follow | None:
 
 def _started(peer: Peer, follow: Follow, name: str, answer: Answer) -> dict[str, Json]:
     """The answer to a request for an operation; its events come after it."""
-    peer.lasting().after(lambda: follow.ask(answer))
+    peer.lasting().after(lambda: follow.ask(name, answer))
     return {"result": "started", "operationId": name}

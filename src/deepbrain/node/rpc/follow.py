@@ -69,8 +69,11 @@ class Follow:
         """The number of the last block that the client has heard of."""
         self._operations: dict[str, _Operation] = {}
         self._count = 0
-        self._asked: asyncio.Queue[Answer] = asyncio.Queue()
-        """What is still to be answered: never more than there are operations."""
+        self._asked: dict[str, Answer] = {}
+        """What is still to be answered, by operation: a client that lets us wait, and drops and begins
+        operations meanwhile, must not make it grow.
+        """
+        self._more = asyncio.Event()
         self._answering = asyncio.create_task(self._answer_in_turn())
         self._unsubscribe = self._begin()
 
@@ -95,6 +98,7 @@ class Follow:
         self._answering.cancel()
         self._pinned.clear()
         self._operations.clear()
+        self._asked.clear()
 
     def _on_block(self, notice: Notice) -> None:
         number, name = notice.head.number, str(notice.head.hash)
@@ -150,23 +154,30 @@ class Follow:
         Raises: RpcFault: the block is not pinned.
         """
         self.ensure_pinned(at)
-        taken = sum(operation.places for operation in self._operations.values())
-        given = min(places, MAX_OPERATIONS - taken)
-        if given <= 0 < places:
+        free = MAX_OPERATIONS - sum(each.places for each in self._operations.values())
+        if free <= 0:
             return None
+        given = min(places, free)
         self._count += 1
         name = f"o{self._count:08x}"
-        self._operations[name] = _Operation(at, given)
+        self._operations[name] = _Operation(at, max(given, 1))  # also where nothing is asked for
         return name, given
 
-    def ask(self, answer: Answer) -> None:
+    def ask(self, name: str, answer: Answer) -> None:
         """Have an operation answered whose name the client knows by now."""
-        self._asked.put_nowait(answer)
+        if name in self._operations:
+            self._asked[name] = answer
+            self._more.set()
 
     async def _answer_in_turn(self) -> None:
         while True:
-            answer = await self._asked.get()
+            await self._more.wait()
             await self._sink.room()
+            name = next(iter(self._asked), None)
+            if name is None:
+                self._more.clear()
+                continue
+            answer = self._asked.pop(name)
             try:
                 answer()
             # A bug in one answer must not leave the client waiting for it.
@@ -239,6 +250,7 @@ class Follow:
     def drop(self, name: str) -> None:
         """Forget an operation; nothing more is sent of it."""
         self._operations.pop(name, None)
+        self._asked.pop(name, None)
 
     def _tell(self, name: str, event: str, **more: Json) -> None:
         self._sink.send({"event": event, "operationId": name, **more})

@@ -1,6 +1,6 @@
 """The hash functions of the chain."""
 
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 
 from xxhash import xxh64_intdigest
 
@@ -15,6 +15,11 @@ def blake2_128(data: bytes) -> bytes:
 def blake2_256(data: bytes) -> Hash:
     """BLAKE2b with a digest of 32 bytes: blocks, extrinsics, tries, manifests."""
     return Hash(blake2b(data, digest_size=32).digest())
+
+
+def sha2_256(data: bytes) -> bytes:
+    """SHA-256: names of consensus keys."""
+    return sha256(data).digest()
 
 
 def twox_64(data: bytes) -> bytes:

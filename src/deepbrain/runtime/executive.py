@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from deepbrain.frame.calls import CallDefinition
+from deepbrain.frame.consensus import NOTHING_TO_REPORT, CommitReport, ValidatorUpdate
 from deepbrain.frame.dispatch import DispatchError
 from deepbrain.frame.errors import TokenFailure
 from deepbrain.frame.events import FINALIZATION, INITIALIZATION
@@ -50,6 +51,8 @@ class BlockContext:
     moment: Moment
     """Calendar time: what the block's `Timestamp.set` says."""
     author: AccountId
+    report: CommitReport = NOTHING_TO_REPORT
+    """What the engine says of the validators: the block's `Validators.report`, where it says anything."""
 
 
 class Check(NamedTuple):
@@ -128,6 +131,8 @@ class BlockOutcome:
     """Picoseconds of the reference CPU."""
     upgraded: bool
     """Whether a new runtime made this block."""
+    validator_updates: tuple[ValidatorUpdate, ...] = ()
+    """What the engine is told of the validators."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x41fa8f95d521128cd7983c7734728755c6859304b633eb5a53590092bc9a2b74")
+SOURCE: Final = Hash.from_hex("0xc0206f892703f65f3bf907a291f1f9eca54349df118bb67c2473ac2d1cf519b4")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

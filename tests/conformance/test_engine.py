@@ -18,11 +18,12 @@ from tests.node.world import (
     running_node,
 )
 
+from deepbrain.node.chain import InherentData
 from deepbrain.node.node import Node
 from deepbrain.pallets.system import System
 from deepbrain.pallets.timestamp import Timestamp
 from deepbrain.primitives.hashing import blake2_256
-from deepbrain.primitives.units import PLANCK
+from deepbrain.primitives.units import PLANCK, Moment
 from deepbrain.state.trie import full_root
 
 
@@ -102,15 +103,15 @@ async def test_a_block_that_somebody_else_made_is_judged(world):
     ledger, author = world.node.ledger, account("Bob")
     world.node.engine.announce = lambda extrinsics: None
     await stop_engine(world.node)
-    moment = ledger.earliest + 1000
+    data = InherentData(ledger.earliest + 1000, author)
     good = world.wallet.transfer("Bob")
     forged = good[:60] + bytes([good[60] ^ 1]) + good[61:]
-    assert await ledger.accepts(moment, author, [good])
-    assert not await ledger.accepts(moment, author, [forged])
-    assert not await ledger.accepts(moment, author, [good, good])
-    assert not await ledger.accepts(moment, author, [b"garbage"])
-    assert not await ledger.accepts(type(moment)(0), author, [good])
-    head = await ledger.finalize(moment, author, [good])
+    assert await ledger.accepts(data, [good])
+    assert not await ledger.accepts(data, [forged])
+    assert not await ledger.accepts(data, [good, good])
+    assert not await ledger.accepts(data, [b"garbage"])
+    assert not await ledger.accepts(InherentData(Moment(0), author), [good])
+    head = await ledger.finalize(data, [good])
     assert head.number == world.node.chain.head.number
     assert blake2_256(good) not in world.node.pool
 
@@ -118,7 +119,7 @@ async def test_a_block_that_somebody_else_made_is_judged(world):
 async def stop_engine(node):
     for task in node._tasks:
         task.cancel()
-    await node.ledger.accepts(node.ledger.earliest, account("Bob"), [])
+    await node.ledger.accepts(InherentData(node.ledger.earliest, account("Bob")), [])
 
 
 def free(node, name):

@@ -32,7 +32,7 @@ with atheris.instrument_imports(include=["deepbrain"]):
         transfer_call,
     )
 
-    from deepbrain.node.chain import Chain, Order
+    from deepbrain.node.chain import Chain, InherentData, Order
     from deepbrain.node.examiner import HeadExaminer
     from deepbrain.node.pool import Pool
     from deepbrain.node.rpc.errors import INTERNAL_ERROR
@@ -65,7 +65,8 @@ class Target:
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.chain = Chain(MemoryStore(), DEV, "solo")
-        self.chain.finalize(Order(self.chain.head.hash, Moment(1), account("Alice"), ()), ())
+        data = InherentData(Moment(1), account("Alice"))
+        self.chain.finalize(Order(self.chain.head.hash, data, ()), ())
         self.pool = Pool(HeadExaminer(self.chain), InlineSignatures())
         self.table = rpc_table(self.chain, self.pool, "fuzz")
         self.state = self.chain.snapshot()

@@ -20,7 +20,7 @@ from tests.node.world import (
     running_node,
 )
 
-from deepbrain.node.chain import Chain, Order
+from deepbrain.node.chain import Chain, InherentData, Order
 from deepbrain.node.errors import NodeError
 from deepbrain.node.node import Node, NodeConfig, load_spec
 from deepbrain.node.rpc.server import Bind
@@ -37,9 +37,8 @@ from deepbrain.state.trie import full_root
 
 
 def order(chain, *extrinsics, moment=None):
-    return Order(
-        chain.head.hash, moment or chain.earliest + 1000, account("Alice"), tuple(extrinsics)
-    )
+    data = InherentData(moment or chain.earliest + 1000, account("Alice"))
+    return Order(chain.head.hash, data, tuple(extrinsics))
 
 
 @pytest.fixture
@@ -57,10 +56,10 @@ def test_a_block_that_is_proposed_and_finalised_runs_once(chain, monkeypatch):
         Executive, "propose", lambda *args: runs.append("propose") or propose(*args)
     )
     wallet = Wallet(chain.genesis_hash)
-    moment = Moment(1_000_000)
-    made = chain.propose(moment, account("Alice"), [wallet.transfer("Alice")], ())
+    data = InherentData(Moment(1_000_000), account("Alice"))
+    made = chain.propose(data, [wallet.transfer("Alice")], ())
     assert len(made.extrinsics) == 1
-    proposed = Order(chain.head.hash, moment, account("Alice"), made.extrinsics)
+    proposed = Order(chain.head.hash, data, made.extrinsics)
     assert chain.accepts(proposed, ())
     chain.finalize(proposed, ())
     assert runs == ["propose"]
@@ -74,9 +73,9 @@ def test_a_proposer_and_a_follower_come_to_the_same_block():
     maker, follower = (Chain(MemoryStore(), DEV, "solo") for _ in range(2))
     wallet = Wallet(maker.genesis_hash)
     extrinsics = [wallet.transfer(name) for name in ("Alice", "Bob", "Alice")]
-    moment = Moment(1_000_000)
-    made = maker.propose(moment, account("Bob"), extrinsics, ())
-    block = Order(maker.head.hash, moment, account("Bob"), made.extrinsics)
+    data = InherentData(Moment(1_000_000), account("Bob"))
+    made = maker.propose(data, extrinsics, ())
+    block = Order(maker.head.hash, data, made.extrinsics)
     maker.finalize(block, ())
     follower.finalize(block, ())
     assert maker.head == follower.head

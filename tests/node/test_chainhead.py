@@ -15,7 +15,7 @@ from tests.node.world import (
     transfer_call,
 )
 
-from deepbrain.node.chain import Order
+from deepbrain.node.chain import InherentData, Order
 from deepbrain.node.rpc import chainhead, follow, storage_pages, transaction
 from deepbrain.pallets.system import System
 from deepbrain.primitives.hashing import blake2_256
@@ -112,7 +112,7 @@ async def test_every_block_is_announced_once_in_order_and_pinned(node, client):
 async def test_a_block_between_written_and_told_is_announced_once(node, client):
     """Whoever begins to follow in that moment has it as the head."""
     chain, author = node.chain, node.engine._author
-    order = Order(chain.head.hash, chain.earliest + 1000, author, ())
+    order = Order(chain.head.hash, InherentData(chain.earliest + 1000, author), ())
     notice = chain.finalize(order, ())
     name, first = await following(client)
     heads = await client.call("chain_subscribeNewHeads")

@@ -17,7 +17,7 @@ from tests.node.world import (
 from tests.upgrade.next_version import NEXT, SOURCE, NextRuntime
 from tests.upgrade.notes import Notes
 
-from deepbrain.node.chain import Chain, Order
+from deepbrain.node.chain import Chain, InherentData, Order
 from deepbrain.pallets.sudo import Sudo
 from deepbrain.pallets.system import CODE_KEY, Code, System
 from deepbrain.primitives.ids import Hash
@@ -147,7 +147,8 @@ async def test_replayed_across_the_upgrade_the_chain_is_the_same(both_versions):
             context = executive.context_of(
                 BlockNumber(number), header.parent_hash, author, block.extrinsics
             )
-            order = Order(header.parent_hash, context.moment, author, block.extrinsics[1:])
+            data = InherentData(context.moment, author)
+            order = Order(header.parent_hash, data, block.extrinsics[1:])
             notice = again.finalize(order, ())
             assert notice.head.hash == digest
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
+from deepbrain.frame.consensus import NOTHING_TO_REPORT, CommitReport
 from deepbrain.frame.header import Header
 from deepbrain.node.errors import NodeError, UnknownBlock
 from deepbrain.pallets.system import System
@@ -88,12 +89,20 @@ Listener = Callable[[Notice], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What an engine decides of a block: what it follows, when, by whom, which extrinsics."""
+class InherentData:
+    """What an engine says of a block beside its extrinsics: when, by whom, and who misbehaved."""
 
-    parent: Hash
     moment: Moment
     author: AccountId
+    report: CommitReport = NOTHING_TO_REPORT
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an engine decides of a block: what it follows, and all that is in it."""
+
+    parent: Hash
+    data: InherentData
     extrinsics: tuple[bytes, ...]
 
 
@@ -141,8 +150,7 @@ class Chain:
 
     def propose(
         self,
-        moment: Moment,
-        author: AccountId,
+        data: InherentData,
         candidates: Sequence[bytes | Extrinsic],
         verified: Container[Hash],
     ) -> Proposed:
@@ -154,9 +162,9 @@ class Chain:
         with _collector_resting(), self._store.snapshot() as state:
             reader = ReadCache(state)
             made = self._next_executive(reader, parent).propose(
-                reader, _context(parent, moment, author), candidates, verified
+                reader, _context(parent, data), candidates, verified
             )
-            order = Order(parent.hash, moment, author, made.extrinsics)
+            order = Order(parent.hash, data, made.extrinsics)
             self._remember(order, _close(state, parent, made.outcome))
         return Proposed(made.extrinsics, made.bad)
 
@@ -175,13 +183,13 @@ class Chain:
             return False
         return True
 
-    def finalize(self, order: Order, verified: Container[Hash]) -> Notice:
-        """Make the block the head, in one transaction.
+    def execute(self, order: Order, verified: Container[Hash]) -> Executed:
+        """What comes of a block that is final; nothing is written.
 
-        Raises: NodeError: it cannot be executed here. StoreError: it cannot be written.
+        Raises: NodeError: it cannot be executed here.
         """
         try:
-            executed = self._execute(order, verified)
+            return self._execute(order, verified)
         except InvalidBlock as error:
             raise NodeError(f"A final block breaks the rules of this software: {error}.") from error
         except NodeError:
@@ -189,6 +197,13 @@ class Chain:
         except Exception:
             log.critical("a bug in block %d: %s", self.head.number + 1, _hexes(order.extrinsics))
             raise
+
+    def finalize(self, order: Order, verified: Container[Hash]) -> Notice:
+        """Make the block the head, in one transaction.
+
+        Raises: NodeError: it cannot be executed here. StoreError: it cannot be written.
+        """
+        executed = self.execute(order, verified)
         header, outcome = executed.header, executed.outcome
         number = _key(header.number)
         digest = header.hash()
@@ -221,7 +236,7 @@ class Chain:
         with _collector_resting(), self._store.snapshot() as state:
             reader = ReadCache(state)
             executive = self._next_executive(reader, parent)
-            context = _context(parent, order.moment, order.author)
+            context = _context(parent, order.data)
             body = [*executive.inherents(context), *order.extrinsics]
             try:
                 outcome = executive.apply_block(reader, context, body, verified)
@@ -383,12 +398,13 @@ def _collector_resting() -> Iterator[None]:
         gc.enable()
 
 
-def _context(parent: Head, moment: Moment, author: AccountId) -> BlockContext:
+def _context(parent: Head, data: InherentData) -> BlockContext:
     return BlockContext(
         number=BlockNumber(parent.number + 1),
         parent_hash=parent.hash,
-        moment=moment,
-        author=author,
+        moment=data.moment,
+        author=data.author,
+        report=data.report,
     )
 
 

@@ -2,17 +2,17 @@
 
     engine ──propose──► ledger   which extrinsics, best first, that really run
            ──accepts──► ledger   does a block of somebody else run (BFT engines vote by it)
-           ──finalize─► ledger   this is the next block: execute (once), write, tell
+           ──execute──► ledger   what comes of the next block (BFT engines agree on its root)
+           ──finalize─► ledger   this is the next block: write it, tell
 
-Inherents are not among an engine's extrinsics: the ledger puts them in front, made from the block's
-moment. One scenario runs on every engine: `tests/conformance/test_engine.py`.
+A block runs once, whichever of these asks first. Inherents are not among an engine's extrinsics: the
+ledger puts them in front, made from the block's inherent data. One scenario runs on every engine: `tests/conformance/test_engine.py`.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from deepbrain.node.chain import Head
-from deepbrain.primitives.ids import AccountId
+from deepbrain.node.chain import Executed, Head, InherentData
 from deepbrain.primitives.units import Moment
 
 
@@ -31,15 +31,16 @@ class Ledger(Protocol):
     def waiting(self) -> int:
         """How many extrinsics could enter a block now."""
 
-    async def propose(self, moment: Moment, author: AccountId) -> tuple[bytes, ...]:
+    async def propose(self, data: InherentData) -> tuple[bytes, ...]:
         """Extrinsics for the next block, out of the pool. Bad ones leave the pool."""
 
-    async def accepts(self, moment: Moment, author: AccountId, extrinsics: Sequence[bytes]) -> bool:
+    async def accepts(self, data: InherentData, extrinsics: Sequence[bytes]) -> bool:
         """Whether a block of these may follow the head."""
 
-    async def finalize(
-        self, moment: Moment, author: AccountId, extrinsics: Sequence[bytes]
-    ) -> Head:
+    async def execute(self, data: InherentData, extrinsics: Sequence[bytes]) -> Executed:
+        """What comes of a block that will be the head. Raises: NodeError: the node must stop."""
+
+    async def finalize(self, data: InherentData, extrinsics: Sequence[bytes]) -> Head:
         """Make the block the head, for good. Raises: NodeError, StoreError: the node must stop."""
 
 

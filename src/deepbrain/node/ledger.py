@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from deepbrain.node.chain import Chain, Head, Order
+from deepbrain.node.chain import Chain, Executed, Head, InherentData, Order
 from deepbrain.node.pool import Pool
 from deepbrain.primitives.hashing import blake2_256
-from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.units import Moment
 
 log = logging.getLogger(__name__)
@@ -44,23 +43,23 @@ class NodeLedger:
     def waiting(self) -> int:
         return self._pool.ready
 
-    async def propose(self, moment: Moment, author: AccountId) -> tuple[bytes, ...]:
+    async def propose(self, data: InherentData) -> tuple[bytes, ...]:
         candidates = self._pool.candidates(MAX_CANDIDATES)
-        proposal = await self._run(
-            lambda: self._chain.propose(moment, author, candidates, self._pool)
-        )
+        proposal = await self._run(lambda: self._chain.propose(data, candidates, self._pool))
         for bad in proposal.bad:
             self._pool.remove(blake2_256(bad))
         return proposal.extrinsics
 
-    async def accepts(self, moment: Moment, author: AccountId, extrinsics: Sequence[bytes]) -> bool:
-        order = self._order(moment, author, extrinsics)
+    async def accepts(self, data: InherentData, extrinsics: Sequence[bytes]) -> bool:
+        order = self._order(data, extrinsics)
         return await self._run(lambda: self._chain.accepts(order, self._pool))
 
-    async def finalize(
-        self, moment: Moment, author: AccountId, extrinsics: Sequence[bytes]
-    ) -> Head:
-        order = self._order(moment, author, extrinsics)
+    async def execute(self, data: InherentData, extrinsics: Sequence[bytes]) -> Executed:
+        order = self._order(data, extrinsics)
+        return await self._run(lambda: self._chain.execute(order, self._pool))
+
+    async def finalize(self, data: InherentData, extrinsics: Sequence[bytes]) -> Head:
+        order = self._order(data, extrinsics)
         notice = await self._run(lambda: self._chain.finalize(order, self._pool))
         self._pool.on_block(notice.head.number, notice.head.hash, notice.extrinsics)
         if notice.upgraded:
@@ -72,8 +71,8 @@ class NodeLedger:
         """Wait until the block that is being written is written."""
         self._executor.shutdown(wait=True)
 
-    def _order(self, moment: Moment, author: AccountId, extrinsics: Sequence[bytes]) -> Order:
-        return Order(self._chain.head.hash, moment, author, tuple(extrinsics))
+    def _order(self, data: InherentData, extrinsics: Sequence[bytes]) -> Order:
+        return Order(self._chain.head.hash, data, tuple(extrinsics))
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)

@@ -152,8 +152,29 @@ class Pool:
     ) -> list[Hash | DeepBrainError]:
         """Take extrinsics of our own in: their hashes, or why not. `watcher` sees every status.
 
+        They are announced again and again, and kept on disk, until they are final.
         Errors: InvalidTransaction, DecodeError, Banned, NotQueued.
         """
+        outcomes = await self._take(extrinsics, watcher)
+        admitted = _admitted(extrinsics, outcomes)
+        self._own |= {one for one in outcomes if isinstance(one, Hash) and one in self._queue}
+        if admitted:
+            if self._journal is not None:
+                self._journal.append(admitted)
+            self.on_admitted(admitted)
+        return outcomes
+
+    async def receive(self, extrinsics: Sequence[bytes]) -> list[Hash | DeepBrainError]:
+        """As `submit`, for what other nodes sent: whose own they are sees to them."""
+        outcomes = await self._take(extrinsics, None)
+        admitted = _admitted(extrinsics, outcomes)
+        if admitted:
+            self.on_admitted(admitted)
+        return outcomes
+
+    async def _take(
+        self, extrinsics: Sequence[bytes], watcher: Watcher | None
+    ) -> list[Hash | DeepBrainError]:
         hashes = [blake2_256(extrinsic) for extrinsic in extrinsics]
         outcomes: list[Hash | DeepBrainError | None] = [self._known(one) for one in hashes]
         fresh = [at for at, outcome in enumerate(outcomes) if outcome is None]
@@ -171,15 +192,6 @@ class Pool:
             good = await checking
             for (at, answer), valid in zip(examined, good, strict=True):
                 outcomes[at] = self._admit(hashes[at], extrinsics[at], answer, valid, head, watcher)
-        admitted = [
-            extrinsic
-            for extrinsic, outcome in zip(extrinsics, outcomes, strict=True)
-            if isinstance(outcome, Hash)
-        ]
-        if admitted:
-            if self._journal is not None:
-                self._journal.append(admitted)
-            self.on_admitted(admitted)
         return [outcome for outcome in outcomes if outcome is not None]
 
     def unwatch(self, digest: Hash, watcher: Watcher) -> None:
@@ -264,7 +276,6 @@ class Pool:
             change = self._queue.insert(entry, state_nonce)
         except NotQueued as refused:
             return refused
-        self._own.add(digest)
         if watcher is not None:
             self._watchers[digest] = [watcher]
             self._tell(digest, READY if entry.ready else FUTURE)
@@ -314,3 +325,14 @@ class Pool:
         while len(self._banned) >= MAX_BANNED:
             del self._banned[next(iter(self._banned))]
         self._banned[digest] = self._clock() + BAN_SECONDS
+
+
+def _admitted(
+    extrinsics: Sequence[bytes], outcomes: Sequence[Hash | DeepBrainError]
+) -> list[bytes]:
+    """Those that are in the pool now and were not before."""
+    return [
+        extrinsic
+        for extrinsic, outcome in zip(extrinsics, outcomes, strict=True)
+        if isinstance(outcome, Hash)
+    ]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from deepbrain.node.chain import InherentData
 from deepbrain.node.engine import Ledger
 from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.units import Moment
@@ -65,9 +66,9 @@ class SoloEngine:
         """Make one block of what the pool has; gives how many extrinsics it took."""
         self._arrived.clear()
         # A clock that was set back must not stop the chain: its time goes on by the least step.
-        moment = max(self._clock(), self._ledger.earliest)
-        extrinsics = await self._ledger.propose(moment, self._author)
-        await self._ledger.finalize(moment, self._author, extrinsics)
+        data = InherentData(max(self._clock(), self._ledger.earliest), self._author)
+        extrinsics = await self._ledger.propose(data)
+        await self._ledger.finalize(data, extrinsics)
         return len(extrinsics)
 
     async def _turn(self, started: float, gap: float) -> None:

@@ -1,0 +1,92 @@
+"""CometBFT as an `Engine`."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from deepbrain.node.chain import Chain
+from deepbrain.node.comet.app import App
+from deepbrain.node.comet.home import SOCKET, CometConfig, CometHome, chain_id
+from deepbrain.node.comet.process import CometProcess
+from deepbrain.node.comet.program import find_cometbft
+from deepbrain.node.comet.socket import serving
+from deepbrain.node.engine import Ledger
+from deepbrain.node.pool import Pool
+
+log = logging.getLogger(__name__)
+
+STALLED_SECONDS: Final = 30.0
+"""Without a block for so long, something is wrong: it is said."""
+
+
+class CometEngine:
+    """Orders extrinsics together with other nodes. `home` is CometBFT's directory."""
+
+    name = "cometbft"
+
+    def __init__(
+        self, chain: Chain, ledger: Ledger, pool: Pool, home: Path, config: CometConfig
+    ) -> None:
+        """Raises: NodeError: CometBFT is not here, or its directory is damaged."""
+        self.program = find_cometbft(config.program)
+        self.home = CometHome(home)
+        self.keys = self.home.ensure_keys()
+        self.chain_id = chain_id(chain.spec.id, chain.genesis_hash)
+        runtime = chain.executive(chain.spec_version()).runtime
+        self.home.write(runtime, self.chain_id, config)
+        self._chain = chain
+        self.app = App(
+            chain,
+            ledger,
+            pool,
+            chain_id=self.chain_id,
+            own=self.keys.address,
+            last_signed=self.home.last_signed(),
+        )
+        self.process = CometProcess(self.program, home, lambda: chain.head.number)
+
+    @property
+    def live(self) -> bool:
+        """Whether this node has caught up with the others."""
+        return self.app.live
+
+    def announce(self, extrinsics: Sequence[bytes]) -> None:
+        self.app.announce(extrinsics)
+
+    async def run(self) -> None:
+        async with serving(self.home.path / SOCKET, self.app):
+            tasks = [
+                asyncio.create_task(self.process.keep(), name="cometbft"),
+                asyncio.create_task(self.app.drain(), name="drain"),
+                asyncio.create_task(self._watch(), name="watch"),
+            ]
+            try:
+                await asyncio.wait(
+                    (*tasks, self.app.failed), return_when=asyncio.FIRST_COMPLETED
+                )
+                for ended in (self.app.failed, *tasks):
+                    if ended.done():
+                        ended.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                # It first: were we gone before it, it would take that for a failure.
+                await self.process.stop()
+
+    async def _watch(self) -> None:
+        """Say when the height stands still: CometBFT itself calls that healthy."""
+        stands_at = self._chain.head.number
+        while True:
+            await asyncio.sleep(STALLED_SECONDS)
+            height = self._chain.head.number
+            if height == stands_at:
+                log.warning(
+                    "no block for %d s after block %d: more than a third of the voting power is "
+                    "away, or this node is cut off from it",
+                    STALLED_SECONDS,
+                    height,
+                )
+            stands_at = height

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import re
 import resource
 import signal
 import sys
@@ -11,6 +12,7 @@ from typing import Final
 
 from aiohttp.http_exceptions import HttpProcessingError
 
+from deepbrain.node.comet.home import COMETBFT, CometConfig
 from deepbrain.node.errors import NodeError
 from deepbrain.node.node import Node, NodeConfig, load_spec, run_until
 from deepbrain.node.relay.child import RelayChoice
@@ -20,6 +22,9 @@ from deepbrain.primitives.errors import InvalidKey
 from deepbrain.state.errors import StoreError
 
 DESCRIPTORS: Final = 8192
+_HOST_PORT: Final = r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}"
+_PLACE: Final = re.compile(_HOST_PORT)
+_PEER: Final = re.compile(rf"[0-9a-f]{{40}}@{_HOST_PORT}")
 
 
 def main() -> int:
@@ -60,9 +65,44 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rpc-origin", action="append", default=[], help="a web page's origin that may connect"
     )
-    parser.add_argument("--interval", type=float, default=1.0, help="seconds between empty blocks")
     parser.add_argument("--archive", action="store_true", help="keep the state of every block")
-    parser.add_argument("--author", help="address of the block maker")
+    parser.add_argument(
+        "--engine", default="solo", choices=("solo", COMETBFT),
+        help="who orders extrinsics: this node alone, or validators under CometBFT",
+    )  # fmt: skip
+    solo = parser.add_argument_group("the solo engine")
+    solo.add_argument("--interval", type=float, default=1.0, help="seconds between empty blocks")
+    solo.add_argument("--author", help="address of the block maker")
+    comet = parser.add_argument_group("CometBFT")
+    comet.add_argument(
+        "--cometbft", type=Path, metavar="PATH", help="the program, if it is elsewhere"
+    )
+    comet.add_argument(
+        "--p2p",
+        default="0.0.0.0:26656",
+        metavar="HOST:PORT",
+        help="where other nodes reach this one",
+    )
+    comet.add_argument(
+        "--p2p-external", default="", metavar="HOST:PORT", help="what they are told, behind a NAT"
+    )
+    comet.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="ID@HOST:PORT",
+        help="a node to stay connected to",
+    )
+    comet.add_argument(
+        "--private", action="store_true", help="the network is this machine or a private one"
+    )
+    comet.add_argument(
+        "--comet-rpc", default="", metavar="HOST:PORT",
+        help="serve CometBFT's own RPC, for light clients and state sync; keep it on the loopback",
+    )  # fmt: skip
+    comet.add_argument(
+        "--comet-metrics", default="", metavar="HOST:PORT", help="serve CometBFT's own metrics"
+    )
     parser.add_argument(
         "--relay", type=int, metavar="PORT", help="serve a relay on this port, TCP and UDP"
     )
@@ -86,11 +126,35 @@ def _config(options: argparse.Namespace) -> NodeConfig:
         data=options.data,
         bind=Bind(options.rpc_host, options.rpc_port, tuple(options.rpc_origin)),
         interval=options.interval,
+        comet=_comet(options),
         archive=options.archive,
         author=None if options.author is None else ss58.decode(options.author),
         relay=RelayChoice(
             port=options.relay, host=options.relay_host, urls=tuple(options.relay_url)
         ),
+    )
+
+
+def _comet(options: argparse.Namespace) -> CometConfig | None:
+    if options.engine != COMETBFT:
+        return None
+    for peer in options.peer:
+        if not _PEER.fullmatch(peer):
+            raise NodeError(f"The --peer {peer[:100]} is not of the form ID@HOST:PORT.")
+    for name in ("p2p", "p2p_external", "comet_rpc", "comet_metrics"):
+        place = getattr(options, name)
+        if place and not _PLACE.fullmatch(place):
+            raise NodeError(
+                f"The --{name.replace('_', '-')} {place[:100]} is not of the form HOST:PORT."
+            )
+    return CometConfig(
+        program=options.cometbft,
+        listen=options.p2p,
+        external=options.p2p_external,
+        peers=tuple(options.peer),
+        rpc=options.comet_rpc,
+        metrics=options.comet_metrics,
+        private=options.private,
     )
 
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from deepbrain.frame.consensus import NOTHING_TO_REPORT, CommitReport
+from deepbrain.frame.consensus import NOTHING_TO_REPORT, CommitReport, ConsensusAddress, ValidatorUpdate
 from deepbrain.frame.header import Header
 from deepbrain.node.errors import NodeError, UnknownBlock
 from deepbrain.pallets.system import System
@@ -139,6 +139,19 @@ class Chain:
         self.genesis_hash = self._open(engine)
         self.spec = replace(spec, balances=())  # block 0 has them now
         self.head = self._stored_head()
+
+    # Those who make blocks, as the engine knows them.
+
+    def author_of(self, address: ConsensusAddress) -> AccountId:
+        """Whose key votes by that address; nobody's, where it is of no validator."""
+        with self.snapshot() as state:
+            return self._next_executive(state, self.head).author_of(state, address)
+
+    def validators(self) -> tuple[ValidatorUpdate, ...]:
+        """The validators after the head, as the engine was told them."""
+        with self.snapshot() as state:
+            held = self._next_executive(state, self.head).validators(state)
+        return tuple(ValidatorUpdate(one.key, one.power) for one in held)
 
     # Making blocks: the executor thread only.
 

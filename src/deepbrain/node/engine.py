@@ -50,6 +50,10 @@ class Engine(Protocol):
     name: str
     """Written into the data directory, which belongs to one engine."""
 
+    @property
+    def live(self) -> bool:
+        """Whether this node has caught up with the others."""
+
     async def run(self) -> None:
         """Raises: NodeError, StoreError: the node must stop."""
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from deepbrain.node.chain import Chain
+from deepbrain.node.comet.home import COMETBFT, CometConfig
+from deepbrain.node.engine import Engine
 from deepbrain.node.errors import NodeError
 from deepbrain.node.examiner import HeadExaminer
 from deepbrain.node.journal import PoolJournal
@@ -46,30 +48,34 @@ class NodeConfig:
     """Where the chain is kept; None keeps it in memory."""
     bind: Bind = field(default_factory=Bind)
     interval: float = 1.0
+    """Between empty blocks of the solo engine; CometBFT goes by the chain spec."""
+    comet: CometConfig | None = None
+    """Runs CometBFT in place of the solo engine."""
     archive: bool = False
     author: AccountId | None = None
-    """Who makes the blocks; the root account, or nobody, by default."""
+    """Who makes the blocks of the solo engine; the root account, or nobody, by default."""
     limits: Limits = field(default_factory=Limits)
     relay: RelayChoice = field(default_factory=RelayChoice)
 
 
 class Node:
-    """One running node of the solo engine."""
+    """One running node."""
 
     def __init__(self, config: NodeConfig, *, signatures: Signatures | None = None) -> None:
         """Raises: NodeError, StoreError, InvalidKey: it cannot start; one sentence each."""
         keys.self_test()
         self.store = _open_store(config)
         try:
-            self.chain = Chain(self.store, config.spec, SoloEngine.name)
+            engine = SoloEngine.name if config.comet is None else COMETBFT
+            self.chain = Chain(self.store, config.spec, engine)
+            self.config = replace(config, spec=self.chain.spec)
+            self._signatures = signatures or signatures_for(_cores())
+            self.pool = Pool(HeadExaminer(self.chain), self._signatures)
+            self.ledger = NodeLedger(self.chain, self.pool)
+            self.engine = self._make_engine()
         except BaseException:
             self.store.close()
             raise
-        self.config = replace(config, spec=self.chain.spec)
-        self._signatures = signatures or signatures_for(_cores())
-        self.pool = Pool(HeadExaminer(self.chain), self._signatures)
-        self.ledger = NodeLedger(self.chain, self.pool)
-        self.engine = SoloEngine(self.ledger, _author(config), interval=config.interval)
         self.pool.on_admitted = self.engine.announce
         self.relay: RelayChild | None = None
         relays = RelaysRpc(self._relay_port, config.relay.urls)
@@ -113,6 +119,18 @@ class Node:
         self.pool.close()
         self._signatures.close()
         self.store.close()
+
+    def _make_engine(self) -> Engine:
+        """Raises: NodeError: CometBFT is not here, or has nowhere to live."""
+        config = self.config
+        if config.comet is None:
+            return SoloEngine(self.ledger, _author(config), interval=config.interval)
+        if config.data is None:
+            raise NodeError("Under CometBFT the chain is kept on disk: name a --data directory.")
+        # Its messages cost a megabyte and some milliseconds that a solo node need not spend.
+        from deepbrain.node.comet.engine import CometEngine
+
+        return CometEngine(self.chain, self.ledger, self.pool, config.data / "comet", config.comet)
 
     def _relay_port(self) -> int | None:
         return self.config.relay.port or (None if self.relay is None else self.relay.port)

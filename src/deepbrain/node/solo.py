@@ -30,6 +30,7 @@ class SoloEngine:
     """Seals blocks as `author`. Times are in seconds."""
 
     name = "solo"
+    live = True
 
     def __init__(
         self,

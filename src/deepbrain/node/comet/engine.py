@@ -8,7 +8,7 @@ from typing import Final
 
 from deepbrain.node.chain import Chain
 from deepbrain.node.comet.app import App
-from deepbrain.node.comet.home import SOCKET, CometConfig, CometHome, chain_id
+from deepbrain.node.comet.home import COMETBFT, SOCKET, CometConfig, CometHome, chain_id
 from deepbrain.node.comet.process import CometProcess
 from deepbrain.node.comet.program import find_cometbft
 from deepbrain.node.comet.socket import serving
@@ -24,7 +24,7 @@ STALLED_SECONDS: Final = 30.0
 class CometEngine:
     """Orders extrinsics together with other nodes. `home` is CometBFT's directory."""
 
-    name = "cometbft"
+    name = COMETBFT
 
     def __init__(
         self, chain: Chain, ledger: Ledger, pool: Pool, home: Path, config: CometConfig
@@ -34,9 +34,8 @@ class CometEngine:
         self.home = CometHome(home)
         self.keys = self.home.ensure_keys()
         self.chain_id = chain_id(chain.spec.id, chain.genesis_hash)
-        runtime = chain.executive(chain.spec_version()).runtime
-        self.home.write(runtime, self.chain_id, config)
         self._chain = chain
+        self._config = config
         self.app = App(
             chain,
             ledger,
@@ -45,7 +44,9 @@ class CometEngine:
             own=self.keys.address,
             last_signed=self.home.last_signed(),
         )
-        self.process = CometProcess(self.program, home, lambda: chain.head.number)
+        self.process = CometProcess(
+            self.program, home, prepare=self._prepare, height=lambda: chain.head.number
+        )
 
     @property
     def live(self) -> bool:
@@ -63,9 +64,7 @@ class CometEngine:
                 asyncio.create_task(self._watch(), name="watch"),
             ]
             try:
-                await asyncio.wait(
-                    (*tasks, self.app.failed), return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait((*tasks, self.app.failed), return_when=asyncio.FIRST_COMPLETED)
                 for ended in (self.app.failed, *tasks):
                     if ended.done():
                         ended.result()
@@ -75,6 +74,10 @@ class CometEngine:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 # It first: were we gone before it, it would take that for a failure.
                 await self.process.stop()
+
+    def _prepare(self) -> None:
+        runtime = self._chain.executive(self._chain.spec_version()).runtime
+        self.home.write(runtime, self.chain_id, self._config)
 
     async def _watch(self) -> None:
         """Say when the height stands still: CometBFT itself calls that healthy."""

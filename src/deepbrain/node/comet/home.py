@@ -34,6 +34,8 @@ MAX_CHAIN_ID: Final = 50
 TWIN_CHECK_BLOCKS: Final = 20
 """How far a node that has never signed looks back for signatures of its key."""
 
+COMETBFT: Final = "cometbft"
+"""The engine's name."""
 SOCKET: Final = "abci.sock"
 
 

@@ -27,33 +27,41 @@ MAX_LINE: Final = 1 << 20
 _PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 FAILURE: Final = "CONSENSUS FAILURE!!!"
-_FATAL: Final = (
-    (
-        "AppHash",
+_FATAL: Final = {
+    "AppHash": (
         "the network has another state than this node: it meets another version of the rules, or a "
-        "damaged disk. Remove the data directory and sync again; if that does not help, upgrade",
+        "damaged disk. Remove the data directory and sync again; if that does not help, upgrade"
     ),
-    (
-        "own vote signature(s) found in past blocks",
+    "found signature from the same key": (
         "another node signs with this validator's key, or did a moment ago. Two at a time would be "
-        "slashed: stop the other one, and start this one when it has been silent for a minute",
+        "slashed: stop the other one, and start this one when it has been silent for a minute"
     ),
-    ("address already in use", "its port is taken: choose another with --p2p"),
-)
+    "address already in use": "its port is taken: choose another with --p2p",
+}
 """What ends it again and again, and what is to be said of it."""
 
 
 class CometProcess:
-    """`keep`, until it is cancelled; then `stop`."""
+    """`keep`, until it is cancelled; then `stop`. `prepare` is called before each start."""
 
-    def __init__(self, program: Path, home: Path, height: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        program: Path,
+        home: Path,
+        *,
+        prepare: Callable[[], None],
+        height: Callable[[], int],
+    ) -> None:
         self._program = program
         self._home = home
+        self._prepare = prepare
         self._height = height
         self._process: asyncio.subprocess.Process | None = None
         self._said: dict[str, float] = {}
         self._reason = ""
         """The last that it said of why it cannot go on."""
+        self._lost = False
+        """Whether it has lost consensus, and was ended for that."""
         self.restarts = 0
 
     @property
@@ -72,8 +80,9 @@ class CometProcess:
             code = await self._run_once()
             self.restarts += 1
             height = self._height()
-            # One that was killed has not failed.
-            failed = code >= 0 and time.monotonic() - began < QUICK_SECONDS
+            # One that others killed has not failed.
+            failed = self._lost or (code >= 0 and time.monotonic() - began < QUICK_SECONDS)
+            self._lost = False
             failures = failures + 1 if failed and height == stands_at else 0
             stands_at = height
             if failures >= MAX_QUICK_ENDS:
@@ -83,6 +92,7 @@ class CometProcess:
             await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
 
     async def _run_once(self) -> int:
+        self._prepare()
         process = self._process = await asyncio.create_subprocess_exec(
             *(str(self._program), "start", "--home", "."),
             stdin=asyncio.subprocess.DEVNULL,
@@ -124,12 +134,13 @@ class CometProcess:
         message, level = _parsed(line)
         if not message:
             return
-        for sign, meaning in _FATAL:
+        for sign, meaning in _FATAL.items():
             if sign in message:
                 self._reason = meaning
         if FAILURE in message:
             self._reason = self._reason or f"it has lost consensus ({message[:300]})"
             log.error("%s", message[:2000])
+            self._lost = True
             if self._process is not None:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()
@@ -149,7 +160,7 @@ def _parsed(line: str) -> tuple[str, int]:
         entry: dict[str, Any] = json.loads(line)
         message, level = str(entry.pop("_msg")), entry.pop("level", "error")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return line, logging.DEBUG
+        return line, logging.WARNING
     entry.pop("ts", None)
     facts = " ".join(f"{name}={value}" for name, value in sorted(entry.items()) if name != "stack")
     return f"{message} {facts}".strip(), logging.WARNING if level == "error" else logging.INFO

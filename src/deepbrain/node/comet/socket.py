@@ -56,7 +56,8 @@ async def serving(path: Path, application: Application) -> AsyncIterator[None]:
         await asyncio.gather(
             *(one.task for one in connections if one.task is not None), return_exceptions=True
         )
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108 - an asynchronous function has no pathlib
 
 
 def _listen(path: Path) -> sockets.socket:

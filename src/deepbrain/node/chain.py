@@ -22,7 +22,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from deepbrain.frame.consensus import NOTHING_TO_REPORT, CommitReport, ConsensusAddress, ValidatorUpdate
+from deepbrain.frame.consensus import (
+    NOTHING_TO_REPORT,
+    CommitReport,
+    ConsensusAddress,
+    ValidatorUpdate,
+)
 from deepbrain.frame.header import Header
 from deepbrain.node.errors import NodeError, UnknownBlock
 from deepbrain.pallets.system import System

@@ -58,8 +58,16 @@ async def get_programs(say: Callable[[str], None], *, gvisor: bool = True) -> No
     if tool is None or (runsc is None and gets_runsc):
         say("getting what tenants run in: once on a machine, one to five minutes")
     only = () if gets_runsc else ("--tool-only",)
+    await run_script(GET_GVISOR, *only, str(kept), say=say)
+
+
+async def run_script(script: Path, *arguments: str, say: Callable[[str], None]) -> None:
+    """Run a script that gets a program, telling `say` its lines.
+
+    Raises: SandboxError: the last line, where it fails.
+    """
     process = await asyncio.create_subprocess_exec(
-        *("sh", str(GET_GVISOR), *only, str(kept)),
+        *("sh", str(script), *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -69,7 +77,7 @@ async def get_programs(say: Callable[[str], None], *, gvisor: bool = True) -> No
     try:
         if process.stderr is not None:
             async for line in process.stderr:
-                last = line.decode(errors="replace").strip().removeprefix("get-gvisor: ")
+                last = line.decode(errors="replace").strip().removeprefix(f"{script.name}: ")
                 say(last)
         code = await process.wait()
     except BaseException:
@@ -78,7 +86,7 @@ async def get_programs(say: Callable[[str], None], *, gvisor: bool = True) -> No
         await process.wait()
         raise
     if code:
-        raise SandboxError(last or f"{GET_GVISOR.name} ended with {code}")
+        raise SandboxError(last or f"{script.name} ended with {code}")
 
 
 async def _may_isolate() -> bool:

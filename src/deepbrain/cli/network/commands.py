@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +52,13 @@ def network() -> None:
 
 
 @network.command()
-@click.option("--providers", type=click.IntRange(1, 16), default=1, show_default=True)
+@click.option("--providers", type=click.IntRange(0, 16), default=1, show_default=True)
+@click.option(
+    "--validators",
+    type=click.IntRange(0, 16),
+    default=0,
+    help="Have so many validators agree on blocks under CometBFT. [default: one node alone]",
+)
 @_DIR
 @click.option(
     "--mode",
@@ -70,8 +76,8 @@ def network() -> None:
 @click.option("-d", "--detach", "away", is_flag=True, help="Leave it running.")
 @click.option("--json", "as_json", is_flag=True, help="With --detach: print where things are.")
 def up(
-    providers: int, directory: Path | None, mode: str, rpc_port: int | None, image: Path | None,
-    away: bool, as_json: bool,
+    providers: int, validators: int, directory: Path | None, mode: str, rpc_port: int | None,
+    image: Path | None, away: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Start a node and providers, and wait until they can be rented.
 
@@ -79,6 +85,7 @@ def up(
 
     \b
     dbc network up --detach --providers 2
+    dbc network up --validators 4          as a real chain: three of four agree
     dbc gpus
     dbc run --for 5m -- python3 -c 'print(6 * 7)'
     """
@@ -88,15 +95,19 @@ def up(
         from deepbrain.sandbox.programs import get_programs
 
         # Whoever waits for it here may see what takes minutes, the first time.
-        block_on(get_programs(say, gvisor=mode != "process"))
+        if providers:
+            block_on(get_programs(say, gvisor=mode != "process"))
+        if validators:
+            block_on(_get_cometbft())
         argv = [sys.executable, "-m", "deepbrain.cli.main", "network", "up",
-                "--providers", str(providers), "--dir", str(place.path), "--mode", mode]  # fmt: skip
+                "--providers", str(providers), "--validators", str(validators), "--dir", str(place.path), "--mode", mode]  # fmt: skip
         argv += [] if rpc_port is None else ["--rpc-port", str(rpc_port)]
         argv += [] if image is None else ["--image", str(image)]
-        _show(block_on(detach(place, argv, READY_SECONDS + 60 * providers)), as_json=as_json)
+        seconds = READY_SECONDS + 60 * providers + 10 * validators
+        _show(block_on(detach(place, argv, seconds)), as_json=as_json)
         return
     with supervising(place):
-        block_on(_run(place, providers, mode, choose_port(rpc_port), image))
+        block_on(_run(place, providers, validators, mode, choose_port(rpc_port), image))
 
 
 @network.command()
@@ -119,7 +130,25 @@ def status(directory: Path | None, as_json: bool) -> None:
     record = place.ready()
     if record is None:
         raise UserError(f"no network runs in {place.path}; start one with `dbc network up`")
+    if record["validators"]:
+        _add_heights(record)
     _show(record, as_json=as_json)
+
+
+async def _get_cometbft() -> None:
+    """CometBFT, built once where it is not here."""
+    from deepbrain.node.comet.program import get_cometbft
+
+    await get_cometbft(say)
+
+
+def _add_heights(record: dict[str, Any]) -> None:
+    """How far each validator's node is, now."""
+    from deepbrain.cli.network.validators import heights
+
+    found = block_on(heights([one["node"] for one in record["validators"]]))
+    for one, height in zip(record["validators"], found, strict=True):
+        one["block"] = height
 
 
 async def _down(place: Place) -> bool:
@@ -149,6 +178,20 @@ def _show(record: dict[str, Any], *, as_json: bool) -> None:
     say(f"or sign with the wallet in your browser: {page}")
     for note in record["notes"]:
         say(note)
+    if record["validators"]:
+        table(
+            "validators",
+            ("validator", "node", "block"),
+            [
+                (
+                    str(one["number"]),
+                    one["node"],
+                    "down" if one["block"] is None else str(one["block"]),
+                )
+                for one in record["validators"]
+            ],
+            "no validator",
+        )
     rows = [
         (
             machine["machine"][:12],
@@ -161,7 +204,9 @@ def _show(record: dict[str, Any], *, as_json: bool) -> None:
     table("machines", ("machine", "isolation", "network", "addresses"), rows, "no machine")
 
 
-async def _run(place: Place, providers: int, mode: str, port: int, image: Path | None) -> None:
+async def _run(
+    place: Place, providers: int, validators: int, mode: str, port: int, image: Path | None
+) -> None:
     """Until a signal; or until something does not stay up."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -169,9 +214,9 @@ async def _run(place: Place, providers: int, mode: str, port: int, image: Path |
         loop.add_signal_handler(number, stopping.set)
     running = Network(place)
     try:
-        running.start(node_program(place, port, choose_relay_port()))
+        nodes = await _start_nodes(running, place, validators, port)
         await running.during(
-            _until(stopping, _bring_up(running, place, providers, mode, port, image))
+            _until(stopping, _bring_up(running, place, providers, mode, nodes, image))
         )
         await running.during(_wait(stopping))
     finally:
@@ -198,12 +243,36 @@ async def _until(stopping: asyncio.Event, work: Any) -> None:
         await asyncio.gather(task, signalled, return_exceptions=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The nodes of a network: the first one's URL, and those of the validators, if it has some."""
+
+    url: str
+    validators: list[str]
+
+
+async def _start_nodes(running: Network, place: Place, validators: int, port: int) -> Nodes:
+    relay = choose_relay_port()
+    url = f"ws://127.0.0.1:{port}"
+    if not validators:
+        running.start(node_program(place, port, relay))
+        return Nodes(url, [])
+    from deepbrain.cli.network.validators import make_seats, seat_program
+
+    await _get_cometbft()
+    seats = make_seats(place, validators, port)
+    for seat in seats:
+        running.start(seat_program(place, seat, seats, relay if seat is seats[0] else None))
+    return Nodes(url, [seat.url for seat in seats])
+
+
 async def _bring_up(
-    running: Network, place: Place, providers: int, mode: str, port: int, image: Path | None
+    running: Network, place: Place, providers: int, mode: str, nodes: Nodes, image: Path | None
 ) -> None:
+    from deepbrain.cli.network.validators import heights
     from deepbrain.cli.provider import machine
 
-    url = f"ws://127.0.0.1:{port}"
+    url = nodes.url
     places = [machine.Place(place.provider(number)) for number in range(1, providers + 1)]
     ready = [await machine.make_ready(each, mode, image) for each in places]
     async with await _connect(url) as client:
@@ -216,6 +285,7 @@ async def _bring_up(
         ]
         for entry in machines:
             await machine.wait_served(client, entry.pop("id"), READY_SECONDS)
+        reached = await heights(nodes.validators)
         record = {
             "node": url,
             "genesis": str(client.genesis_hash),
@@ -223,7 +293,13 @@ async def _bring_up(
             "pid": os.getpid(),
             "renter": RENTER,
             "machines": machines,
-            "notes": list(ready[0].sentences()),
+            "validators": [
+                {"number": number, "node": each, "block": height}
+                for number, (each, height) in enumerate(
+                    zip(nodes.validators, reached, strict=True), 1
+                )
+            ],
+            "notes": list(ready[0].sentences()) if ready else [],
         }
     write_json(place.record, record)
     write_json(home() / "network.json", record)

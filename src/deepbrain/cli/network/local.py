@@ -151,6 +151,17 @@ def choose_port(wanted: int | None) -> int:
     raise UserError("no port is free for the node; pass one with --rpc-port")
 
 
+def choose_ports(count: int, *, above: int) -> list[int]:
+    """So many free ports, the lowest above `above`. Raises: UserError: there are not so many."""
+    # Below the ports that the system hands to clients, for the reason above.
+    found = [port for port in range(above + 1, above + OTHER_PORTS) if _is_free(port)][:count]
+    if len(found) < count:
+        raise UserError(
+            f"{count} ports above {above} are not free; end something that listens on many"
+        )
+    return found
+
+
 def choose_relay_port() -> int:
     """A port of the loopback that is free in TCP and UDP. Raises: UserError: there is none."""
     for port in range(DEFAULT_PORT + OTHER_PORTS, DEFAULT_PORT + 2 * OTHER_PORTS):

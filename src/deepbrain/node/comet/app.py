@@ -126,9 +126,9 @@ class App:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            began = loop.time()
-            while loop.time() - self._asked < QUIET_SECONDS and loop.time() - began < LONGEST_WAIT:
-                await asyncio.sleep(QUIET_SECONDS)
+            latest = loop.time() + LONGEST_WAIT
+            while (wait := min(self._asked + QUIET_SECONDS, latest) - loop.time()) > 0:
+                await asyncio.sleep(wait)
             batch = [
                 self._inbox.popitem(last=False)[1] for _ in range(min(BATCH, len(self._inbox)))
             ]

@@ -170,7 +170,7 @@ def settings_of(config: CometConfig, target_ms: int, *, first: bool) -> str:
     """
     commit = max(target_ms - 150, 10)
     strict = not config.private
-    sections = {
+    sections: dict[str, dict[str, str | int | bool]] = {
         "": {
             "proxy_app": f"unix://{SOCKET}",
             "abci": "socket",

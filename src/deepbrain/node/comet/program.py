@@ -2,11 +2,14 @@
 
 import mmap
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from deepbrain.node.errors import NodeError
-from deepbrain.sandbox.programs import find_binary
+from deepbrain.sandbox.programs import find_binary, kept_programs, run_script
+from deepbrain.sandbox.sandbox import SandboxError
 
 VERSION: Final = "v0.40.0"
 GET_COMETBFT: Final = Path(__file__).with_name("get-cometbft")
@@ -47,3 +50,19 @@ def version_of(path: Path) -> str | None:
             return None if found is None else found[1].decode("ascii", "replace")
     except (OSError, ValueError) as error:
         raise NodeError(f"{path} cannot be read: {error}.") from error
+
+
+async def get_cometbft(say: Callable[[str], None]) -> Path:
+    """The program, built for this user where it is not here: once, one to three minutes.
+
+    `say` is told what is going on. Raises: NodeError: the reason, in one sentence.
+    """
+    with suppress(NodeError):
+        return find_cometbft()
+    kept = kept_programs()
+    say("getting CometBFT: once on a machine, one to three minutes")
+    try:
+        await run_script(GET_COMETBFT, str(kept), say=say)
+    except SandboxError as error:
+        raise NodeError(str(error)) from error
+    return find_cometbft(kept / "cometbft")

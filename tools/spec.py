@@ -28,7 +28,7 @@ from deepbrain.scale.registry import type_name
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGES: Final = ROOT / "docs/spec"
 GOLDEN: Final = ROOT / "tests/vectors/metadata-dev.json"
-SPECS: Final = ("dev", "mainnet")
+SPECS: Final = ("dev", "local", "mainnet")
 ORIGINS: Final = {
     SIGNED: "signed", ANYONE: "signed or root", Authority.ROOT: "root",
     Authority.INHERENT: "the block itself",

@@ -16,6 +16,8 @@ class HoldReason(Enumeration):
 
     BOND = 0
     RENT = 1
+    STAKE = 2
+    SLASH = 3
 
 
 class AccountData(Struct):

@@ -13,6 +13,7 @@ from deepbrain.frame.dispatch import DispatchError, Failure
 from deepbrain.frame.origin import Origin
 from deepbrain.primitives.ids import AccountId, Hash, MachineId
 from deepbrain.primitives.units import U16, U32, Balance, MicroUsd, Moment, Seconds
+from deepbrain.scale import Enumeration
 
 
 class Accounts(Protocol):
@@ -46,6 +47,9 @@ class Clock(Protocol):
 
     def service(self) -> Seconds:
         """Seconds of a running chain: what terms and deadlines are measured in."""
+
+    def era(self) -> U32:
+        """Whole eras of calendar time since block 1."""
 
 
 class Payments(Protocol):
@@ -83,8 +87,29 @@ class Holds(Protocol):
     def burn_held(self, who: AccountId, reason: HoldReason, amount: Balance) -> None:
         """Destroy `amount` of the hold."""
 
+    def transfer_hold(
+        self, who: AccountId, from_: HoldReason, to: HoldReason, amount: Balance
+    ) -> None:
+        """Hold `amount` of what is held for one reason for another; it stays its owner's."""
+
     def held(self, who: AccountId, reason: HoldReason) -> Balance:
         """What is set aside for this reason."""
+
+
+class OffenceKind(Enumeration):
+    """What an account is slashed for. Append-only."""
+
+    DOUBLE_SIGN = 0
+    """As a validator it voted for two blocks in one round."""
+    LIGHT_CLIENT_ATTACK = 1
+    """As a validator it voted for a header made up for light clients."""
+
+
+class Offences(Protocol):
+    """Where those who broke the rules are brought before."""
+
+    def report(self, offender: AccountId, kind: OffenceKind, amount: Balance) -> None:
+        """Take `amount` of the offender's stake out of its reach; it is slashed later."""
 
 
 class Price(Protocol):

@@ -1,7 +1,8 @@
 """Balances: who has how much, what is set aside, and how much there is in all.
 
     free ──hold──► held for a reason ──release──► free
-                        └──pay_held──► somebody else's free      └──burn_held──► nobody's
+                        ├──pay_held──► somebody else's free      └──burn_held──► nobody's
+                        └──transfer_hold──► held for another reason
 
 Money: 1 DBC = 10¹⁵ planck; there will never be more than 10¹⁰ DBC. A hold has a reason and can be
 spent for nothing else. Less than `existential_deposit` in all is dust: it is burned, and counted.
@@ -186,6 +187,15 @@ class Balances(Pallet, index=4):
         self._take_held(who, reason, amount, to_free=NOTHING)
         self._count_burned(amount)
         self.emit(BurnedHeld(reason=reason, who=who, amount=amount))
+
+    def transfer_hold(
+        self, who: AccountId, from_: HoldReason, to: HoldReason, amount: Balance
+    ) -> None:
+        """Hold `amount` for another reason; what it is for, its pallet says. Raises: HoldTooSmall."""
+        held = self.held(who, from_)
+        ensure(held >= amount, HoldTooSmall)
+        self._set_held(who, from_, held - amount)
+        self._set_held(who, to, self.held(who, to) + amount)
 
     def mint(self, who: AccountId, amount: Balance) -> None:
         """Make money. Raises: IssuanceExceeded."""

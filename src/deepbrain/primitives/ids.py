@@ -66,3 +66,9 @@ class OrderId(U64):
     """A rent order. Ids are never reused."""
 
     __slots__ = ()
+
+
+class OffenceId(U64):
+    """An offence that was reported. Ids are never reused."""
+
+    __slots__ = ()

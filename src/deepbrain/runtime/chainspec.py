@@ -4,17 +4,20 @@ The file is JSON, `runtime/specs/<id>.json`; whoever loads it passes the parsed 
 planck, accounts are addresses, everything is checked here. Units of constants: see their pallets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from deepbrain.frame.consensus import MAX_VALIDATORS, ConsensusKey
 from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.units import Balance, MicroUsd, Moment
 from deepbrain.scale.plain import NotPlain, from_plain
 
 _KEYS: Final = ("constants", "genesis", "id", "name", "target_interval_ms", "type")
+_GENESIS_KEYS: Final = ("balances", "micro_usd_per_dbc", "root", "validators")
+_VALIDATOR_KEYS: Final = ("key", "stake", "stash")
 
 
 class BadChainSpec(DeepBrainError):
@@ -27,6 +30,15 @@ class ChainType(Enum):
     DEVELOPMENT = "Development"
     LOCAL = "Local"
     LIVE = "Live"
+
+
+class GenesisValidator(NamedTuple):
+    """One who makes blocks from the first on."""
+
+    stash: AccountId
+    """Who puts up the stake, out of its balance at genesis."""
+    key: ConsensusKey
+    stake: Balance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +54,8 @@ class ChainSpec:
     """Pallet → constant → value as in the file; `runtime` gives them their types."""
     balances: tuple[tuple[AccountId, Balance], ...]
     """Who has what at genesis, in order of the file."""
+    validators: tuple[GenesisValidator, ...]
+    """Who makes blocks from the first on; none on a chain that one node makes alone."""
     root: AccountId | None
     """None: the chain has no root key from its first day."""
     micro_usd_per_dbc: MicroUsd
@@ -52,6 +66,8 @@ class ChainSpec:
         if tuple(sorted(file)) != _KEYS:
             raise BadChainSpec(f"a chain spec has exactly these keys: {', '.join(_KEYS)}")
         genesis = file["genesis"]
+        if tuple(sorted(genesis)) != _GENESIS_KEYS:
+            raise BadChainSpec(f"genesis has exactly these keys: {', '.join(_GENESIS_KEYS)}")
         balances = tuple(
             (from_json(AccountId, who, "genesis.balances"), from_json(Balance, amount, who))
             for who, amount in genesis["balances"].items()
@@ -63,11 +79,32 @@ class ChainSpec:
             target_interval=from_json(Moment, file["target_interval_ms"], "target_interval_ms"),
             constants=file["constants"],
             balances=balances,
+            validators=_validators(genesis["validators"]),
             root=_optional(AccountId, genesis["root"], "genesis.root"),
             micro_usd_per_dbc=from_json(
                 MicroUsd, genesis["micro_usd_per_dbc"], "genesis.micro_usd_per_dbc"
             ),
         )
+
+
+def _validators(entries: Sequence[Mapping[str, Any]]) -> tuple[GenesisValidator, ...]:
+    """The validators of the file, in its order. Raises: BadChainSpec."""
+    where = "genesis.validators"
+    if len(entries) > MAX_VALIDATORS:
+        raise BadChainSpec(f"{where}: there are at most {MAX_VALIDATORS}")
+    found: list[GenesisValidator] = []
+    for entry in entries:
+        if tuple(sorted(entry)) != _VALIDATOR_KEYS:
+            raise BadChainSpec(
+                f"{where}: each has exactly these keys: {', '.join(_VALIDATOR_KEYS)}"
+            )
+        stash = from_json(AccountId, entry["stash"], f"{where}.stash")
+        key = from_json(ConsensusKey, entry["key"], f"{where}.key")
+        stake = from_json(Balance, entry["stake"], f"{where}.stake")
+        if any(stash == each.stash or key == each.key for each in found):
+            raise BadChainSpec(f"{where}: {entry['stash']} or its key is there twice")
+        found.append(GenesisValidator(stash, key, stake))
+    return tuple(found)
 
 
 def _optional(hint: Any, value: Any, where: str) -> Any:

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from deepbrain.frame.calls import CallDefinition
-from deepbrain.frame.consensus import NOTHING_TO_REPORT, CommitReport, ValidatorUpdate
+from deepbrain.frame.consensus import (
+    NOTHING_TO_REPORT,
+    CommitReport,
+    ConsensusAddress,
+    ValidatorUpdate,
+)
 from deepbrain.frame.dispatch import DispatchError
 from deepbrain.frame.errors import TokenFailure
 from deepbrain.frame.events import FINALIZATION, INITIALIZATION
@@ -24,6 +29,7 @@ from deepbrain.frame.origin import INHERENT
 from deepbrain.frame.weight import EXTRINSIC, DispatchClass, DispatchInfo, Pays, Weight
 from deepbrain.pallets.system import NO_HASH, ExtrinsicFailed, ExtrinsicSuccess
 from deepbrain.pallets.timestamp import Timestamp
+from deepbrain.pallets.validators import ValidatorPower, Validators
 from deepbrain.primitives.errors import ArithmeticFailure
 from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.primitives.keys import RecoverableSignature, Scheme, Signature, verify
@@ -31,6 +37,7 @@ from deepbrain.primitives.units import U64, Balance, BlockNumber, Moment, Nonce
 from deepbrain.runtime.errors import Invalid, InvalidBlock, InvalidTransaction
 from deepbrain.runtime.extrinsic import Extrinsic, Signed, Signing, decode_extrinsic, inherent
 from deepbrain.runtime.limits import Room
+from deepbrain.runtime.runtime import NOBODY as NO_ACCOUNT
 from deepbrain.runtime.runtime import Runtime, RuntimeBlock
 from deepbrain.state.store import Reader
 from deepbrain.state.trie import ordered_root
@@ -175,24 +182,48 @@ class Executive:
 
     def inherents(self, context: BlockContext) -> list[bytes]:
         """The extrinsics that the block itself makes; the first of its body, in this order."""
-        return [inherent(Timestamp.set.make(now=context.moment))]
+        made = [inherent(Timestamp.set.make(now=context.moment))]
+        report = context.report
+        if report != NOTHING_TO_REPORT:
+            call = Validators.report.make(absent=report.absent, misbehaviours=report.misbehaviours)
+            made.append(inherent(call))
+        return made
 
     def earliest(self, reader: Reader) -> Moment:
         """The earliest moment that the block after this state may have."""
         return self.runtime.at(reader, NO_HASH).timestamp.earliest()
 
+    def author_of(self, reader: Reader, address: ConsensusAddress) -> AccountId:
+        """Whose consensus key this is, by this state; `runtime.NOBODY` where nobody knows it."""
+        return self.runtime.at(reader, NO_HASH).validators.owner_of(address) or NO_ACCOUNT
+
+    def validators(self, reader: Reader) -> tuple[ValidatorPower, ...]:
+        """The set that the engine has once it has taken in all it was told up to this state."""
+        return self.runtime.at(reader, NO_HASH).validators.held.get()
+
     def context_of(
         self, number: BlockNumber, parent_hash: Hash, author: AccountId, body: Sequence[bytes]
     ) -> BlockContext:
-        """The context of a block that somebody made, its moment read from its body.
+        """The context of a block that somebody made, its moment and its report read from its body.
 
-        Raises: InvalidBlock: it does not start with its time.
+        Raises: DecodeError. InvalidBlock: it does not start with its time.
         """
-        call = self.decode(body[0]).call if body else None
-        if call is None or call.definition is not Timestamp.set.definition:
+        decoded = [self.decode(raw) for raw in body[:2]]
+        if not decoded or decoded[0].call.definition is not Timestamp.set.definition:
             raise InvalidBlock("a block starts with its time")
-        moment = Moment(call.arguments[0])
-        return BlockContext(number=number, parent_hash=parent_hash, moment=moment, author=author)
+        report = NOTHING_TO_REPORT
+        for second in decoded[1:]:
+            # Anybody may sign such a call: it fails, and reports nothing.
+            if second.signed is None and second.call.definition is Validators.report.definition:
+                absent, misbehaviours = second.call.arguments
+                report = CommitReport(absent=absent, misbehaviours=misbehaviours)
+        return BlockContext(
+            number=number,
+            parent_hash=parent_hash,
+            moment=Moment(decoded[0].call.arguments[0]),
+            author=author,
+            report=report,
+        )
 
     def builder(
         self, reader: Reader, context: BlockContext, verified: Container[Hash] = NOBODY
@@ -459,6 +490,10 @@ class BlockBuilder:
             digest=system.digest.get(),
             weight=self.room.weight,
             upgraded=self._upgraded,
+            validator_updates=tuple(
+                ValidatorUpdate(each.key, each.power)
+                for each in self.block.validators.updates.get()
+            ),
         )
 
 

@@ -18,12 +18,14 @@ from deepbrain.frame.pallet import Pallet
 from deepbrain.pallets.balances import Balances
 from deepbrain.pallets.fees import Fees
 from deepbrain.pallets.machines import Machines
+from deepbrain.pallets.offences import Offences
 from deepbrain.pallets.oracle import Oracle
 from deepbrain.pallets.rent import Rent
 from deepbrain.pallets.sudo import Sudo
 from deepbrain.pallets.system import RuntimeVersion, System
 from deepbrain.pallets.timestamp import Timestamp
 from deepbrain.pallets.utility import Utility
+from deepbrain.pallets.validators import Validators
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.primitives.units import BlockNumber, Moment
@@ -46,6 +48,8 @@ PALLETS: Final[tuple[type[Pallet], ...]] = (
     Utility,
     Sudo,
     Oracle,
+    Validators,
+    Offences,
     Machines,
     Rent,
 )
@@ -65,6 +69,16 @@ class RuntimeBlock:
         self.utility = Utility(context, dispatcher=self)
         self.sudo = Sudo(context, clock=self.timestamp, dispatcher=self)
         self.oracle = Oracle(context, clock=self.timestamp)
+        self.offences = Offences(
+            context, holds=self.balances, clock=self.timestamp, treasury=self.fees.treasury
+        )
+        self.validators = Validators(
+            context,
+            holds=self.balances,
+            chain=self.system,
+            clock=self.timestamp,
+            offences=self.offences,
+        )
         self.machines = Machines(
             context,
             holds=self.balances,
@@ -90,6 +104,8 @@ class RuntimeBlock:
                 self.utility,
                 self.sudo,
                 self.oracle,
+                self.validators,
+                self.offences,
                 self.machines,
                 self.rent,
             )

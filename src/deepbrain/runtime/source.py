@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0xc0206f892703f65f3bf907a291f1f9eca54349df118bb67c2473ac2d1cf519b4")
+SOURCE: Final = Hash.from_hex("0x8fcb31036517b8f2b3dd4827ffd00d83225d8db10795ee663206c9934e553a14")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

@@ -1,5 +1,7 @@
 """`make demo`: a whole network on this machine does its main job once, and tells the story.
 
+With ENGINE=cometbft four validators agree on its blocks.
+
 A chain and a provider are started, a renter rents the machine and trains a model on it, the model comes
 back and the bill is settled. Everything goes through the same commands a person would type. The facts
 are written to `build/demo.json`.
@@ -27,6 +29,7 @@ PLACE: Final = BUILD / "demo"
 DBC: Final = Path(sys.executable).with_name("dbc")
 TERM: Final = "3m"
 TRAINING_SECONDS: Final = 10
+ENGINES: Final = {"solo": (), "cometbft": ("--validators", "4")}
 
 
 class DemoError(Exception):
@@ -102,6 +105,10 @@ All accounts together hold {"exactly" if facts["issued_minus_burned_ok"] else "N
 
 
 def main() -> int:
+    engine = os.environ.get("ENGINE") or "solo"
+    if engine not in ENGINES:
+        print(f"demo: ENGINE is one of {', '.join(ENGINES)}, not {engine}", file=sys.stderr)
+        return 2
     os.environ["DBC_HOME"] = str(PLACE / "home")
     if PLACE.exists():
         subprocess.run([DBC, "network", "down", "--dir", PLACE / "network"], check=False,
@@ -109,8 +116,9 @@ def main() -> int:
         shutil.rmtree(PLACE)
     PLACE.mkdir(parents=True)
     try:
-        say("A network: one chain, one provider, all on this machine")
-        print(dbc("network", "up", "--detach", "--dir", str(PLACE / "network")), end="")
+        say(f"A network: one chain (engine: {engine}), one provider, all on this machine")
+        up = ("network", "up", "--detach", *ENGINES[engine], "--dir", str(PLACE / "network"))
+        print(dbc(*up), end="")
         print(dbc("gpus"), end="")
         say("A renter trains a model on it")
         code, first, output = rent(ROOT / "examples" / "digits")

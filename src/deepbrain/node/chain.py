@@ -464,6 +464,7 @@ def _fingerprint(spec: ChainSpec) -> Hash:
         int(spec.target_interval),
         spec.constants,
         [[who.hex(), str(amount)] for who, amount in spec.balances],
+        [[one.stash.hex(), one.key.hex(), str(one.stake)] for one in spec.validators],
         None if spec.root is None else spec.root.hex(),
         int(spec.micro_usd_per_dbc),
     ]

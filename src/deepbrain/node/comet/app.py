@@ -127,7 +127,8 @@ class App:
         while True:
             await self._arrived.wait()
             latest = loop.time() + LONGEST_WAIT
-            while (wait := min(self._asked + QUIET_SECONDS, latest) - loop.time()) > 0:
+            # What is waited for is that nothing happens: no event tells that.
+            while (wait := min(self._asked + QUIET_SECONDS, latest) - loop.time()) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(wait)
             batch = [
                 self._inbox.popitem(last=False)[1] for _ in range(min(BATCH, len(self._inbox)))

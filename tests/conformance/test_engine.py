@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from tests.node.world import (
+    DEV,
     RpcClient,
     Wallet,
     account,
@@ -17,13 +18,17 @@ from tests.node.world import (
     is_final,
     running_node,
 )
+from tests.validators.chain import lone_validator
 
-from deepbrain.node.chain import InherentData
+from deepbrain.frame.header import author_of
+from deepbrain.node.chain import Chain, InherentData, Order
 from deepbrain.node.node import Node
 from deepbrain.pallets.system import System
 from deepbrain.pallets.timestamp import Timestamp
 from deepbrain.primitives.hashing import blake2_256
-from deepbrain.primitives.units import PLANCK, Moment
+from deepbrain.primitives.units import PLANCK, BlockNumber, Moment
+from deepbrain.runtime.chainspec import ChainSpec
+from deepbrain.state.memory import MemoryStore
 from deepbrain.state.trie import full_root
 
 
@@ -34,6 +39,7 @@ class World:
     node: Node
     client: RpcClient
     wallet: Wallet
+    spec: ChainSpec
 
     async def final(self, *extrinsics):
         """Submit all, wait until all are final; their blocks."""
@@ -47,10 +53,16 @@ class World:
 @asynccontextmanager
 async def solo(data):
     async with running_node(data, interval=0.2) as node, connected(node) as client:
-        yield World(node, client, Wallet(node.chain.genesis_hash))
+        yield World(node, client, Wallet(node.chain.genesis_hash), DEV)
 
 
-ENGINES = {"solo": solo}
+@asynccontextmanager
+async def cometbft(data):
+    async with lone_validator(data) as (node, spec), connected(node) as client:
+        yield World(node, client, Wallet(node.chain.genesis_hash), spec)
+
+
+ENGINES = {"solo": solo, "cometbft": cometbft}
 
 
 @pytest.fixture(params=sorted(ENGINES))
@@ -114,6 +126,29 @@ async def test_a_block_that_somebody_else_made_is_judged(world):
     head = await ledger.finalize(data, [good])
     assert head.number == world.node.chain.head.number
     assert blake2_256(good) not in world.node.pool
+
+
+async def test_its_blocks_replayed_give_the_same_hashes(world):
+    """Header and body are all there is to know of a block, whoever ordered it."""
+    await world.final(*(world.wallet.transfer("Alice") for _ in range(3)))
+    await world.final(world.wallet.transfer("Bob"))
+    chain = world.node.chain
+    again = Chain(MemoryStore(), world.spec, "replay")
+    assert again.genesis_hash == chain.genesis_hash
+    for number in range(1, chain.head.number + 1):
+        digest = chain.hash_of(number)
+        block = chain.block(digest)
+        executive = again.executive(chain.spec_version(digest))
+        context = executive.context_of(
+            BlockNumber(number),
+            block.header.parent_hash,
+            author_of(block.header.digest),
+            block.extrinsics,
+        )
+        data = InherentData(context.moment, context.author, context.report)
+        body = block.extrinsics[len(executive.inherents(context)) :]
+        notice = again.finalize(Order(again.head.hash, data, body), ())
+        assert (notice.head.hash, notice.head.header) == (digest, block.header)
 
 
 async def stop_engine(node):

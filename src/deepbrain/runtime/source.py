@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x8fcb31036517b8f2b3dd4827ffd00d83225d8db10795ee663206c9934e553a14")
+SOURCE: Final = Hash.from_hex("0xaeebf081db8a4a7fecdd54cb075df6206d5a46b1c3ccc5b9fcf781299b9765fd")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from tests.validators.chain import spec_file
 from deepbrain.node.comet.home import CometHome, ConsensusKeys
 from deepbrain.sandbox.netns import CLONE_NEWNET
 
+ROOT = Path(__file__).resolve().parents[2]
 RPC, P2P, COMET_RPC = 9944, 26656, 26657
 START_SECONDS = 60.0
 BLOCKS_SECONDS = 90.0
@@ -90,7 +91,15 @@ class Validator:
     def start(self) -> None:
         assert not self.up
         argv = [
-            *(sys.executable, "-m", self.module, "--spec", str(self.spec), "--data", str(self.data)),
+            *(
+                sys.executable,
+                "-m",
+                self.module,
+                "--spec",
+                str(self.spec),
+                "--data",
+                str(self.data),
+            ),
             *("--rpc-port", str(RPC), "--engine", "cometbft", "--private"),
             *("--p2p", f"{self.address}:{P2P}", "--comet-rpc", f"{self.address}:{COMET_RPC}"),
             *(part for peer in self.peers for part in ("--peer", peer)),
@@ -103,6 +112,7 @@ class Validator:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                cwd=ROOT,
                 preexec_fn=_inside(self.place),
             )
 
@@ -284,14 +294,18 @@ class Town:
             for one in nodes:
                 assert one.process is None or one.up, f"{one.number} ended: {one.said()[-3000:]}"
             if time.monotonic() > deadline:
-                raise AssertionError(f"at {heights} instead of {height} after {seconds} s\n{self.logs()}")
+                raise AssertionError(
+                    f"at {heights} instead of {height} after {seconds} s\n{self.logs()}"
+                )
             await asyncio.sleep(0.1)
 
     async def grow(self, blocks: int, *who: Validator, seconds: float = BLOCKS_SECONDS) -> float:
         """Wait for so many more blocks at these; the seconds it took."""
         began = time.monotonic()
         nodes = who or tuple(one for one in self.validators if one.up)
-        await self.reach(max([await one.height() for one in nodes]) + blocks, *nodes, seconds=seconds)
+        await self.reach(
+            max([await one.height() for one in nodes]) + blocks, *nodes, seconds=seconds
+        )
         return time.monotonic() - began
 
     async def roots(self, height: int, *who: Validator) -> set[tuple[object, object]]:
@@ -348,9 +362,13 @@ async def town(count: int, *, started: bool = True, **how: object) -> AsyncItera
         shutil.rmtree(base, ignore_errors=True)
 
 
-async def eventually(what: Callable[[], object], seconds: float = 30.0, why: str = "") -> None:
+async def eventually(
+    what: Callable[[], Awaitable[bool]],
+    seconds: float = 30.0,
+    why: str = "it does not come to pass",
+) -> None:
     """Wait until `what` holds."""
     deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, why or "it does not come to pass"
+    while not await what():
+        assert time.monotonic() < deadline, why
         await asyncio.sleep(0.1)

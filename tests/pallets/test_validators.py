@@ -52,7 +52,7 @@ from deepbrain.primitives.keys import Scheme
 from deepbrain.primitives.units import PLANCK, U32, U64, Balance, Moment, Seconds
 from deepbrain.runtime.chainspec import BadChainSpec, ChainSpec
 from deepbrain.runtime.errors import InvalidBlock
-from deepbrain.runtime.executive import NO_ACCOUNT
+from deepbrain.runtime.executive import NO_AUTHOR
 from deepbrain.runtime.extrinsic import inherent
 from deepbrain.runtime.genesis import genesis_state
 from deepbrain.runtime.runtime import Runtime
@@ -606,7 +606,7 @@ def test_the_validators_of_genesis_are_the_set(three):
     assert fresh.head != LocalChain(spec((ALICE, K1, 9001), (BOB, K2, 9000))).head
     executive = fresh.executive
     assert executive.author_of(fresh.state, address(K2)) == BOB.public
-    assert executive.author_of(fresh.state, address(K4)) == NO_ACCOUNT
+    assert executive.author_of(fresh.state, address(K4)) == NO_AUTHOR
 
 
 def file_with(*entries):

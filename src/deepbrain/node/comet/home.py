@@ -132,9 +132,8 @@ class CometHome:
 
 
 def genesis_of(runtime: Runtime, name: str) -> dict[str, Any]:
-    """CometBFT's genesis file. Evidence can be reported for as long as stake can be slashed."""
+    """CometBFT's genesis file."""
     constants = runtime.constants
-    unbonding = int(constants["Validators"]["unbonding"])
     start = int(constants["Timestamp"]["genesis_time"])
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=start)
     return {
@@ -145,7 +144,7 @@ def genesis_of(runtime: Runtime, name: str) -> dict[str, Any]:
             "block": {"max_bytes": str(MAX_BLOCK), "max_gas": "-1"},
             "evidence": {
                 "max_age_num_blocks": str(evidence_blocks(runtime)),
-                "max_age_duration": str(unbonding * 10**9),
+                "max_age_duration": str(evidence_seconds(runtime) * 10**9),
                 "max_bytes": str(1 << 20),
             },
             "validator": {"pub_key_types": ["ed25519"]},
@@ -156,10 +155,18 @@ def genesis_of(runtime: Runtime, name: str) -> dict[str, Any]:
     }
 
 
-def evidence_blocks(runtime: Runtime) -> int:
-    """Blocks for which evidence is good: those that unbonding takes."""
+def evidence_seconds(runtime: Runtime) -> int:
+    """How long evidence is good: as long as the stake that it is about is surely still held.
+
+    Whoever unbonds goes on voting until the next election, so it is an era less than unbonding takes.
+    """
     unbonding = int(runtime.constants["Validators"]["unbonding"])
-    return max(1, unbonding * 1000 // int(runtime.spec.target_interval))
+    return max(1, unbonding - int(runtime.constants["Timestamp"]["era_length"]) // 1000)
+
+
+def evidence_blocks(runtime: Runtime) -> int:
+    """The blocks of that time."""
+    return max(1, evidence_seconds(runtime) * 1000 // int(runtime.spec.target_interval))
 
 
 def settings_of(config: CometConfig, target_ms: int, *, first: bool) -> str:

@@ -194,7 +194,7 @@ def test_settings_are_toml_and_the_three_rules_stand_in_them():
     assert settings["mempool"]["type"] == "app"
     assert settings["mempool"]["broadcast"] is True
     assert settings["consensus"]["create_empty_blocks"] is True
-    assert settings["consensus"]["timeout_commit"] == "850ms"
+    assert settings["consensus"]["timeout_commit"] == "880ms"
     assert settings["consensus"]["double_sign_check_height"] == 0
     assert settings["rpc"]["laddr"] == ""
     assert settings["p2p"]["persistent_peers"] == "a@b:1,c@d:2"

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,13 +105,17 @@ class Validator:
             *(part for peer in self.peers for part in ("--peer", peer)),
             *self.more,
         ]
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
+        self.process = self.run_beside(argv, self.log)
+
+    def run_beside(self, argv: Sequence[str], log: Path) -> "subprocess.Popen[str]":
+        """A program on this host."""
+        with log.open("a") as out:
+            return subprocess.Popen(
                 argv,
                 text=True,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=out,
+                stderr=out,
                 cwd=ROOT,
                 preexec_fn=_inside(self.place),
             )

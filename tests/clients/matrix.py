@@ -125,7 +125,7 @@ async def _solo(interval: float) -> AsyncIterator[Any]:
 async def _cometbft(interval: float) -> AsyncIterator[Any]:
     own = {SIGNER.address(): 1000 * PLANCK}
     with tempfile.TemporaryDirectory(prefix="clients-") as base:
-        milliseconds = round(interval * 1000)
+        milliseconds = round(interval * 300)  # it waits for each, and solo for none
         async with lone_validator(Path(base), interval_ms=milliseconds, balances=own) as (node, _):
             yield node
 

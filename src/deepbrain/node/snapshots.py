@@ -90,8 +90,8 @@ def examine(rows: Iterable[Row], number: int, root: Hash, genesis: Hash) -> Join
     hashes = {earlier: _hash_in(known, earlier) for earlier in (*headers, 0, number - 1)}
     if hashes[0] != genesis:
         raise BadSnapshot(f"A snapshot is of the chain {hashes[0]}, and this node is of {genesis}.")
-    for earlier, header in headers.items():
-        if blake2_256(header) != hashes[earlier]:
+    for earlier, encoded in headers.items():
+        if blake2_256(encoded) != hashes[earlier]:
             raise BadSnapshot(f"The header of block {earlier} in a snapshot is not that block's.")
     header = Header(
         parent_hash=hashes[number - 1],

@@ -207,4 +207,3 @@ class LmdbStore(LmdbReader):
             )
         with self._explained(), self._env.begin(write=True) as txn:
             yield txn
-

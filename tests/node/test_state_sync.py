@@ -1,7 +1,6 @@
 """Nodes that join late: one node's snapshot, another node's questions; no CometBFT needed."""
 
 import asyncio
-import os
 import random
 from contextlib import asynccontextmanager
 
@@ -97,6 +96,16 @@ def taken(app, number=None):
     take(app.store, number or app.chain.head.number, app.snapshots.shelf.path)
     app.snapshots.shelf.look()
     return listed(app)[-1]
+
+
+def names_in(directory):
+    return sorted(each.name for each in directory.iterdir())
+
+
+async def until(holds):
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110 - another process does it
+            await asyncio.sleep(0.05)
 
 
 def listed(app):
@@ -400,7 +409,7 @@ async def test_what_is_half_done_is_gone_at_the_next_start_and_it_begins_again(t
             for index in range(snapshot.chunks - 1):
                 await apply(second, index, chunks[index])
         (tmp_path / "second" / "snapshots" / ".7-x").mkdir()
-        assert len(os.listdir(tmp_path / "second" / "snapshots")) == 2
+        assert len(names_in(tmp_path / "second" / "snapshots")) == 2
         async with node(tmp_path / "second") as second:
             assert is_untouched(second)
             answer = await apply(second, snapshot.chunks - 1, chunks[-1])
@@ -414,12 +423,27 @@ async def test_a_shelf_keeps_the_newest_two_and_shows_no_damaged_one(tmp_path):
             await with_blocks(app, 1)
             taken(app)
         assert [each.height for each in listed(app)] == [3, 4]
-        assert sorted(os.listdir(tmp_path / "snapshots")) == ["3", "4"]
+        assert names_in(tmp_path / "snapshots") == ["3", "4"]
         (tmp_path / "snapshots" / "4" / "metadata").write_bytes(b"x")
         (tmp_path / "snapshots" / "3" / "rows").unlink()
         again = Shelf(tmp_path / "snapshots")
         assert [each.height for each in again.listed()] == [3]
         assert again.chunk(3, 1, 0) == b""
+
+
+async def test_a_snapshot_that_somebody_reads_stays_a_while(tmp_path):
+    async with node(tmp_path) as app:
+        read = []
+        for _ in range(6):
+            await with_blocks(app, 1)
+            read.append(taken(app))
+            for each in read:
+                await load(app, each, 0)
+        # Never more than four, however many are read.
+        assert names_in(tmp_path / "snapshots") == ["3", "4", "5", "6"]
+        assert [each.height for each in listed(app)] == [5, 6]
+        assert await load(app, read[2], 0)
+        assert not await load(app, read[1], 0)
 
 
 async def test_a_snapshot_that_cannot_be_finished_leaves_nothing(tmp_path):
@@ -434,7 +458,7 @@ async def test_a_snapshot_that_cannot_be_finished_leaves_nothing(tmp_path):
         store.write_tables({"headers": {(4).to_bytes(4, "big"): None}})
         with pytest.raises(BadSnapshot, match="header of block 4"):
             take(store, 12, shelf)
-        assert os.listdir(shelf) == []
+        assert names_in(shelf) == []
 
 
 async def test_a_process_of_its_own_takes_them_every_so_many_blocks(tmp_path, monkeypatch):
@@ -443,9 +467,8 @@ async def test_a_process_of_its_own_takes_them_every_so_many_blocks(tmp_path, mo
     async with node(tmp_path, store=store, every=5) as app:
         for _ in range(2):
             await with_blocks_of(app, 5)
-            async with asyncio.timeout(30):
-                while not listed(app) or listed(app)[-1].height != app.chain.head.number:
-                    await asyncio.sleep(0.05)
+            head = app.chain.head.number
+            await until(lambda head=head: [each.height for each in listed(app)][-1:] == [head])
         assert [each.height for each in listed(app)] == [5, 10]
         rows = (tmp_path / "snapshots" / "10" / "rows").read_bytes()
         assert list(parse_rows([rows])) == list(rooms.rows_of(store, 10))
@@ -459,10 +482,8 @@ async def with_blocks_of(app, count):
 async def test_a_process_that_fails_is_told_of(tmp_path, caplog):
     async with node(tmp_path, every=2) as app:  # its store is in memory: nobody else can read it
         await with_blocks_of(app, 2)
-        async with asyncio.timeout(30):
-            while "no snapshot of block 2" not in caplog.text:
-                await asyncio.sleep(0.05)
-        assert os.listdir(tmp_path / "snapshots") == []
+        await until(lambda: "no snapshot of block 2" in caplog.text)
+        assert names_in(tmp_path / "snapshots") == []
         assert not app.failed.done()
 
 

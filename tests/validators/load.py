@@ -15,8 +15,8 @@ import aiohttp
 from tests.node.world import Wallet, account, hexed, transfer_call
 from tests.validators.town import Town, Validator
 
-from deepbrain.node.node import load_spec
 from deepbrain.node.chain import Chain
+from deepbrain.node.node import load_spec
 from deepbrain.pallets.balances import Balances
 from deepbrain.pallets.system import System
 from deepbrain.primitives.ids import AccountId
@@ -81,9 +81,7 @@ class Load:
         wallet = Wallet(genesis_of(town))
         at = nodes or tuple(town.validators)
         made = cls(town, rate)
-        made.senders = [
-            Sender(name, node, wallet) for name, node in zip(SENDERS, at, strict=False)
-        ]
+        made.senders = [Sender(name, node, wallet) for name, node in zip(SENDERS, at, strict=False)]
         return made
 
     async def __aenter__(self) -> "Load":

@@ -90,7 +90,15 @@ class Validator:
     def start(self) -> None:
         assert not self.up
         argv = [
-            *(sys.executable, "-m", self.module, "--spec", str(self.spec), "--data", str(self.data)),
+            *(
+                sys.executable,
+                "-m",
+                self.module,
+                "--spec",
+                str(self.spec),
+                "--data",
+                str(self.data),
+            ),
             *("--rpc-port", str(RPC), "--engine", "cometbft", "--private"),
             *("--p2p", f"{self.address}:{P2P}", "--comet-rpc", f"{self.address}:{COMET_RPC}"),
             *(part for peer in self.peers for part in ("--peer", peer)),
@@ -284,14 +292,18 @@ class Town:
             for one in nodes:
                 assert one.process is None or one.up, f"{one.number} ended: {one.said()[-3000:]}"
             if time.monotonic() > deadline:
-                raise AssertionError(f"at {heights} instead of {height} after {seconds} s\n{self.logs()}")
+                raise AssertionError(
+                    f"at {heights} instead of {height} after {seconds} s\n{self.logs()}"
+                )
             await asyncio.sleep(0.1)
 
     async def grow(self, blocks: int, *who: Validator, seconds: float = BLOCKS_SECONDS) -> float:
         """Wait for so many more blocks at these; the seconds it took."""
         began = time.monotonic()
         nodes = who or tuple(one for one in self.validators if one.up)
-        await self.reach(max([await one.height() for one in nodes]) + blocks, *nodes, seconds=seconds)
+        await self.reach(
+            max([await one.height() for one in nodes]) + blocks, *nodes, seconds=seconds
+        )
         return time.monotonic() - began
 
     async def roots(self, height: int, *who: Validator) -> set[tuple[object, object]]:

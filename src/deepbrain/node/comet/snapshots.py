@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 KEPT: Final = 2
+MAX_KEPT: Final = 4
+"""With those that somebody is still reading: gone, they would have to begin with another."""
+IN_USE_SECONDS: Final = 60.0
 TAKING_SECONDS: Final = 1800.0
 """After which the process that takes one is given up."""
 
@@ -91,7 +95,9 @@ class Shelf:
         """Raises: NodeError: the directory cannot be made."""
         self.path = path
         self._known: dict[int, bytes] = {}
-        """Metadata by height, ascending."""
+        """Metadata by height, ascending: what is offered."""
+        self._asked: dict[int, float] = {}
+        """When somebody last read a chunk, by height, of all that can be read."""
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             for each in path.iterdir():
@@ -102,10 +108,15 @@ class Shelf:
         self.look()
 
     def look(self) -> None:
-        """See what is there, and remove all but the newest `KEPT`."""
+        """See what is there; remove all but the newest `KEPT` and those that somebody is reading."""
         heights = sorted(int(each.name) for each in self.path.iterdir() if each.name.isdecimal())
+        now = time.monotonic()
         for height in heights[:-KEPT]:
+            asked = self._asked.get(height, -IN_USE_SECONDS)
+            if height in heights[-MAX_KEPT:] and now - asked < IN_USE_SECONDS:
+                continue
             shutil.rmtree(self.path / str(height), ignore_errors=True)
+            self._asked.pop(height, None)
         self._known = {}
         for height in heights[-KEPT:]:
             try:
@@ -115,10 +126,11 @@ class Shelf:
                 log.warning("the snapshot of block %d cannot be used: %s", height, error)
                 continue
             self._known[height] = data
+            self._asked.setdefault(height, -IN_USE_SECONDS)
 
     @property
     def oldest(self) -> int | None:
-        """The height of the oldest snapshot kept."""
+        """The height of the oldest snapshot offered."""
         return next(iter(self._known), None)
 
     def listed(self) -> list[abci.Snapshot]:
@@ -126,8 +138,9 @@ class Shelf:
 
     def chunk(self, height: int, format_: int, index: int) -> bytes:
         """A chunk; empty where there is none, which CometBFT's peers take for missing."""
-        if format_ != FORMAT or height not in self._known:
+        if format_ != FORMAT or height not in self._asked:
             return b""
+        self._asked[height] = time.monotonic()
         try:
             with (self.path / str(height) / "rows").open("rb") as file:
                 file.seek(index * CHUNK)

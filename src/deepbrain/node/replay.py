@@ -56,6 +56,8 @@ class RawBlock:
     body: tuple[bytes, ...] | None
     name: Hash | None
     """The hash by which the source finds it."""
+    events: bytes | None = None
+    """What the source says that happened in it, where it says so."""
 
 
 class Source(Protocol):
@@ -188,6 +190,9 @@ def _compare(stored: Header, raw: RawBlock, executed: Executed) -> Difference | 
     name = found.hash()
     if raw.header != found.encode() or raw.name != name:
         return Difference(number, "hash", str(raw.name), str(name))
+    events = executed.outcome.changes.get(_EVENTS)
+    if raw.events is not None and raw.events != events:
+        return Difference(number, "events", f"0x{raw.events.hex()}", f"0x{(events or b'').hex()}")
     return None
 
 
@@ -326,7 +331,12 @@ class StoredBlocks:
         try:
             digest = Header.decode(header).hash()
             found = self._store.table_get("hashes", digest)
-            return RawBlock(header, _BODY.decode(body), digest if found == key else None)
+            return RawBlock(
+                header,
+                _BODY.decode(body),
+                digest if found == key else None,
+                self._store.table_get("receipts", key),
+            )
         except DecodeError:
             return RawBlock(header, (), None)
 

@@ -142,8 +142,8 @@ async def test_a_fresh_node_joins_by_a_snapshot_follows_and_proves(tmp_path):
 
 async def test_a_peer_with_corrupt_chunks_does_not_stop_it(tmp_path, monkeypatch, caplog):
     # Many chunks: some are asked of each peer. Taken here, as another process would cut by megabytes.
-    monkeypatch.setattr(streams, "CHUNK", 1024)
-    monkeypatch.setattr(shelves, "CHUNK", 1024)
+    monkeypatch.setattr(streams, "CHUNK", 256)
+    monkeypatch.setattr(shelves, "CHUNK", 256)
     async with validator(tmp_path / "first", every=0) as (first, spec):
         await pay(first, 20)
         async with joining(spec, [first.peer], None, tmp_path / "liar", every=0) as liar:

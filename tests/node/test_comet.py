@@ -171,7 +171,7 @@ def test_damaged_files_are_named_and_their_secrets_are_not(home):
         home.last_signed()
 
 
-def test_genesis_comes_from_the_spec_alone_and_evidence_lasts_as_long_as_unbonding(tmp_path):
+def test_genesis_comes_from_the_spec_alone_and_evidence_lasts_no_longer_than_the_stake(tmp_path):
     spec = ChainSpec.parse(spec_file([ConsensusKey(KEY.public)], interval_ms=500))
     chain = Chain(MemoryStore(), spec, "cometbft")
     runtime = chain.executive(1).runtime
@@ -179,9 +179,10 @@ def test_genesis_comes_from_the_spec_alone_and_evidence_lasts_as_long_as_unbondi
     assert name == f"dbc-local-{chain.genesis_hash.hex()[:16]}"
     genesis = genesis_of(runtime, name)
     unbonding = int(runtime.constants["Validators"]["unbonding"])
+    held = unbonding - int(runtime.constants["Timestamp"]["era_length"]) // 1000
     evidence = genesis["consensus_params"]["evidence"]
-    assert int(evidence["max_age_duration"]) == unbonding * 10**9
-    assert int(evidence["max_age_num_blocks"]) == unbonding * 2
+    assert int(evidence["max_age_duration"]) == held * 10**9
+    assert int(evidence["max_age_num_blocks"]) == held * 2
     assert genesis == genesis_of(runtime, name)
     with pytest.raises(NodeError, match="too long"):
         chain_id("x" * 40, chain.genesis_hash)
@@ -193,7 +194,7 @@ def test_settings_are_toml_and_the_three_rules_stand_in_them():
     assert settings["mempool"]["type"] == "app"
     assert settings["mempool"]["broadcast"] is True
     assert settings["consensus"]["create_empty_blocks"] is True
-    assert settings["consensus"]["timeout_commit"] == "850ms"
+    assert settings["consensus"]["timeout_commit"] == "880ms"
     assert settings["consensus"]["double_sign_check_height"] == 0
     assert settings["rpc"]["laddr"] == ""
     assert settings["p2p"]["persistent_peers"] == "a@b:1,c@d:2"

@@ -1,12 +1,23 @@
 """A chain in memory, for tests: calls in, blocks out, every invariant checked after each."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from tests.state.support import DictState
 
 import deepbrain.runtime
 from deepbrain.frame.calls import Call
+from deepbrain.frame.consensus import (
+    MAX_VALIDATORS,
+    NOTHING_TO_REPORT,
+    CommitReport,
+    ConsensusAddress,
+    ConsensusKey,
+    Misbehaviour,
+    MisbehaviourKind,
+    ValidatorUpdate,
+)
 from deepbrain.frame.dispatch import read_error
 from deepbrain.frame.events import EventRecord
 from deepbrain.pallets.machines import (
@@ -19,6 +30,7 @@ from deepbrain.pallets.machines import (
     bond_message,
 )
 from deepbrain.pallets.rent import Rent
+from deepbrain.pallets.validators import Validators, validate_message
 from deepbrain.primitives.ids import AccountId, Hash, MachineId, OrderId
 from deepbrain.primitives.keys import Keypair, Scheme
 from deepbrain.primitives.units import (
@@ -31,7 +43,7 @@ from deepbrain.primitives.units import (
     Moment,
     Seconds,
 )
-from deepbrain.runtime.chainspec import ChainSpec
+from deepbrain.runtime.chainspec import ChainSpec, GenesisValidator
 from deepbrain.runtime.executive import BlockContext, BlockOutcome, Executive, Receipt
 from deepbrain.runtime.extrinsic import sign
 from deepbrain.runtime.genesis import genesis_header, genesis_state
@@ -48,6 +60,15 @@ def load_spec(name: str = "dev", **constants) -> ChainSpec:
     for pallet, figures in constants.items():
         file["constants"].setdefault(pallet, {}).update(figures)
     return ChainSpec.parse(file)
+
+
+def with_validators(spec: ChainSpec, *validators: tuple[Keypair, Keypair, int]) -> ChainSpec:
+    """The spec with these (stash, key, DBC) at genesis."""
+    made = tuple(
+        GenesisValidator(stash.public, ConsensusKey(key.public), Balance(stake * PLANCK))
+        for stash, key, stake in validators
+    )
+    return replace(spec, validators=made)
 
 
 class Everybody:
@@ -80,31 +101,46 @@ class LocalChain:
         self.number = 0
         self.moment = START
         self.verified = () if verify else Everybody()
+        self.engine = Engine(self.executive.validators(self.state))
         self.outcome: BlockOutcome | None = None
 
     # Blocks.
 
-    def context(self, after_ms: int = 1000) -> BlockContext:
+    def context(
+        self, after_ms: int = 1000, report: CommitReport = NOTHING_TO_REPORT
+    ) -> BlockContext:
         return BlockContext(
             number=BlockNumber(self.number + 1),
             parent_hash=self.head,
             moment=Moment(self.moment + after_ms),
             author=FERDIE.public,
+            report=report,
         )
 
-    def block(self, *extrinsics: bytes, after_ms: int = 1000) -> BlockOutcome:
+    def block(
+        self,
+        *extrinsics: bytes,
+        after_ms: int = 1000,
+        report: CommitReport = NOTHING_TO_REPORT,
+    ) -> BlockOutcome:
         """Make a block, check that whoever applies it finds the same, and go on from it."""
-        context = self.context(after_ms)
+        context = self.context(after_ms, report)
         proposal = self.executive.propose(self.state, context, extrinsics, self.verified)
         assert proposal.bad == ()
         outcome = proposal.outcome
         body = outcome.extrinsics
+        read = self.executive.context_of(context.number, context.parent_hash, context.author, body)
+        assert read == context
         again = self.executive.apply_block(self.state, context, body, self.verified)
         assert again.changes == outcome.changes
         self.state.apply(outcome.changes, {})
         self.number, self.moment = context.number, context.moment
         self.head = Hash(bytes(28) + int(self.number).to_bytes(4, "big"))
         self.outcome = outcome
+        self.engine.apply(outcome.validator_updates)
+        assert self.engine.powers == {
+            each.key: each.power for each in self.executive.validators(self.state)
+        }
         assert list(self.now().try_state()) == []
         return outcome
 
@@ -199,6 +235,53 @@ class LocalChain:
         order = OrderId(self.now().rent.next_id.get())
         self.do(renter, place_call(**changes))
         return order
+
+
+class Engine:
+    """Applies what the chain tells of the validators, as strictly as CometBFT, which halts otherwise."""
+
+    def __init__(self, genesis) -> None:
+        self.powers = {each.key: int(each.power) for each in genesis}
+
+    def apply(self, updates: tuple[ValidatorUpdate, ...]) -> None:
+        assert len({key for key, _ in updates}) == len(updates)
+        before = sum(self.powers.values())
+        changed = 0
+        for key, power in updates:
+            assert power or key in self.powers, "who is not there cannot be taken out"
+            changed += abs(int(power) - self.powers.get(key, 0))
+            if power:
+                self.powers[key] = int(power)
+            else:
+                del self.powers[key]
+        assert self.powers or not before, "the set is never emptied"
+        assert len(self.powers) <= MAX_VALIDATORS
+        assert changed <= max(1, before // 3)
+
+
+def consensus(name: str) -> Keypair:
+    """A consensus key."""
+    return key(f"consensus-{name}", Scheme.ED25519)
+
+
+def address(pair: Keypair) -> ConsensusAddress:
+    return ConsensusAddress.of(ConsensusKey(pair.public))
+
+
+def absent(*pairs: Keypair) -> CommitReport:
+    return CommitReport(absent=tuple(address(pair) for pair in pairs))
+
+
+def double_signed(*pairs: Keypair, kind=MisbehaviourKind.DOUBLE_SIGN) -> CommitReport:
+    caught = (
+        Misbehaviour(kind=kind, validator=address(pair), height=BlockNumber(1)) for pair in pairs
+    )
+    return CommitReport(misbehaviours=tuple(caught))
+
+
+def validate_call(chain: LocalChain, who: Keypair, pair: Keypair):
+    message = validate_message(chain.executive.signing.genesis, who.public)
+    return Validators.validate.make(key=ConsensusKey(pair.public), signature=pair.sign(message))
 
 
 class CountingReader:

@@ -28,6 +28,7 @@ from deepbrain.pallets.rent import Rent
 from deepbrain.pallets.sudo import Sudo
 from deepbrain.pallets.system import System
 from deepbrain.pallets.utility import Utility
+from deepbrain.pallets.validators import Validators
 from deepbrain.primitives.ids import OrderId
 from deepbrain.primitives.units import PLANCK, U8, U16, U32, Balance, MicroUsd, Seconds
 
@@ -77,6 +78,12 @@ calls = st.one_of(
     st.builds(Machines.resume.make, st.just(MACHINE)),
     st.builds(Machines.unbond.make, st.just(MACHINE)),
     st.builds(Oracle.set_price.make, prices),
+    st.builds(Validators.bond.make, amounts),
+    st.builds(Validators.unbond.make, amounts),
+    st.builds(Validators.rebond.make, amounts),
+    st.builds(Validators.withdraw_unbonded.make),
+    st.builds(Validators.chill.make),
+    st.just(Validators.report.make(absent=(), misbehaviours=())),
 )
 batches = st.tuples(
     st.sampled_from([Utility.batch, Utility.batch_all, Utility.force_batch]),

@@ -22,13 +22,14 @@ def stash(number):
     return Keypair.from_uri(f"//Validator//{number}")
 
 
-def spec_file(keys, *, interval_ms=1000, stakes=None, **constants):
+def spec_file(keys, *, interval_ms=1000, stakes=None, balances=None, **constants):
     """A spec whose validators are those of `keys`; `constants` replace some, pallet by pallet."""
     spec = json.loads((files("deepbrain.runtime") / "specs" / "local.json").read_text())
     spec["target_interval_ms"] = interval_ms
     spec["constants"].setdefault("Timestamp", {})["genesis_time"] = time.time_ns() // 10**6
     for pallet, figures in constants.items():
         spec["constants"].setdefault(pallet, {}).update(figures)
+    spec["genesis"]["balances"] |= balances or {}
     for number, key in enumerate(keys, 1):
         who = ss58.encode(stash(number).public)
         stake = STAKE if stakes is None else stakes[number - 1]

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from tests.validators.chain import spec_file
 from deepbrain.node.comet.home import CometHome, ConsensusKeys
 from deepbrain.sandbox.netns import CLONE_NEWNET
 
+ROOT = Path(__file__).resolve().parents[2]
 RPC, P2P, COMET_RPC = 9944, 26656, 26657
 START_SECONDS = 60.0
 BLOCKS_SECONDS = 90.0
@@ -104,13 +105,18 @@ class Validator:
             *(part for peer in self.peers for part in ("--peer", peer)),
             *self.more,
         ]
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
+        self.process = self.run_beside(argv, self.log)
+
+    def run_beside(self, argv: Sequence[str], log: Path) -> "subprocess.Popen[str]":
+        """A program on this host."""
+        with log.open("a") as out:
+            return subprocess.Popen(
                 argv,
                 text=True,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=out,
+                stderr=out,
+                cwd=ROOT,
                 preexec_fn=_inside(self.place),
             )
 
@@ -360,9 +366,13 @@ async def town(count: int, *, started: bool = True, **how: object) -> AsyncItera
         shutil.rmtree(base, ignore_errors=True)
 
 
-async def eventually(what: Callable[[], object], seconds: float = 30.0, why: str = "") -> None:
+async def eventually(
+    what: Callable[[], Awaitable[bool]],
+    seconds: float = 30.0,
+    why: str = "it does not come to pass",
+) -> None:
     """Wait until `what` holds."""
     deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, why or "it does not come to pass"
+    while not await what():
+        assert time.monotonic() < deadline, why
         await asyncio.sleep(0.1)

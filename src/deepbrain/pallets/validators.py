@@ -71,6 +71,8 @@ STEP: Final = 3
 
 LIST: Final = 1000 * MICROSECOND
 """To read the candidates, find a place and write them again, when there are as many as may be."""
+SET: Final = 500 * MICROSECOND
+"""To read two sets, take the step between them and write it."""
 PUNISH: Final = 9 * READ + 6 * WRITE + 100 * MICROSECOND
 """What a misbehaviour touches, and no other of the same report."""
 MISS: Final = 3 * READ + WRITE + 50 * MICROSECOND
@@ -511,7 +513,7 @@ class Validators(Pallet, index=12):
         self.held.put(after)
         self.updates.put(changes(before, after))
         self._aim(target)
-        return READ + 3 * WRITE
+        return SET + READ + 3 * WRITE
 
     # What other pallets, and nodes, may ask.
 

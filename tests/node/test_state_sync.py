@@ -12,6 +12,7 @@ from tests.node.world import Wallet, account
 from tests.validators.chain import spec_file
 
 from deepbrain.frame.consensus import ConsensusKey
+from deepbrain.node import __main__ as program
 from deepbrain.node import snapshots as rooms
 from deepbrain.node.chain import Chain
 from deepbrain.node.comet import abci_pb2 as abci
@@ -178,6 +179,12 @@ async def test_a_node_joins_by_another_s_snapshot_and_goes_on(tmp_path, fresh_st
         assert (info.last_block_height, info.last_block_app_hash) == (30, bytes(root))
         assert second.chain.head == head
         assert heard[0].head == head
+        # Whoever follows a key hears of it, though no block has changed it.
+        paid = System.account.key_of(account("new 29"))
+        with first.chain.snapshot() as state:
+            assert heard[0].changes[paid] == state.get(paid) is not None
+        assert b"nothing" in heard[0].changes
+        assert heard[0].changes[b"nothing"] is None
         assert list(second.snapshots.shelf.path.iterdir()) == []
         # Old blocks: hashes and headers, and block 0 whole; what it cannot have it does not have.
         for number in range(31):
@@ -426,9 +433,12 @@ async def test_a_shelf_keeps_the_newest_two_and_shows_no_damaged_one(tmp_path):
         assert names_in(tmp_path / "snapshots") == ["3", "4"]
         (tmp_path / "snapshots" / "4" / "metadata").write_bytes(b"x")
         (tmp_path / "snapshots" / "3" / "rows").unlink()
-        again = Shelf(tmp_path / "snapshots")
+        again = Shelf(tmp_path / "snapshots", app.chain.genesis_hash)
         assert [each.height for each in again.listed()] == [3]
         assert again.chunk(3, 1, 0) == b""
+        assert names_in(tmp_path / "snapshots") == ["3"]
+        assert Shelf(tmp_path / "snapshots", Hash(bytes(32))).listed() == []
+        assert names_in(tmp_path / "snapshots") == []
 
 
 async def test_a_snapshot_that_somebody_reads_stays_a_while(tmp_path):
@@ -509,6 +519,31 @@ async def test_blocks_are_kept_while_anything_needs_them(tmp_path, monkeypatch):
         monkeypatch.setitem(constants, "unbonding", 1000)
         assert keep.from_height(None) == 0
         assert Retaining(app.chain, archive=True).from_height(None) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--state-sync", "a:1"), "two nodes or more"),
+        (("--state-sync", "a:1,nowhere"), "two nodes or more"),
+        (("--state-sync", "a:1,b:2"), "a block that you trust"),
+        (("--state-sync", "a:1,b:2", "--trust-height", "5"), "a block that you trust"),
+        (("--state-sync", "a:1,b:2", "--trust-height", "5", "--trust-hash", "xy"), "you trust"),
+        (("--snapshot-interval", "-1"), "--snapshot-interval"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_sentence(options, words):
+    parsed = program._parser().parse_args(["--engine", "cometbft", *options])
+    with pytest.raises(NodeError, match=words):
+        program._config(parsed)
+
+
+def test_options_become_settings():
+    given = ["--state-sync", "a:1,b:2", "--trust-height", "5", "--trust-hash"]
+    parsed = program._parser().parse_args(["--engine", "cometbft", *given, "ab" * 32])
+    comet = program._config(parsed).comet
+    assert comet.sync == StateSync(servers=("a:1", "b:2"), height=5, hash="AB" * 32)
+    assert comet.snapshot_interval == 1000
 
 
 def test_settings_say_how_to_join_only_while_there_are_no_blocks():

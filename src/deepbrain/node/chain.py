@@ -280,7 +280,7 @@ class Chain:
         self._executed.clear()
         self._joined = number
         self.head = Head(number, digest, found.header)
-        return Notice(self.head, (), {}, upgraded=True)
+        return Notice(self.head, (), _Everything(self._store, number), upgraded=True)
 
     @property
     def oldest_block(self) -> int:
@@ -447,6 +447,28 @@ class Chain:
             return None
         data = self._store.table_get("headers", _key(number))
         return None if data is None else Header.decode(data)
+
+
+class _Everything(Mapping[bytes, bytes | None]):
+    """A whole state as the changes of a block: every key may have changed."""
+
+    def __init__(self, store: Store, number: int) -> None:
+        self._store = store
+        self._number = number
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __getitem__(self, key: bytes) -> bytes | None:
+        with self._store.snapshot(self._number) as state:
+            return state.get(key)
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._store.snapshot(self._number) as state:
+            return iter([key for key, _ in state.iterate(b"")])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @contextmanager

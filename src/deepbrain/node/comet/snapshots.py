@@ -91,9 +91,10 @@ class Metadata:
 class Shelf:
     """The snapshots on this node's disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, genesis: Hash) -> None:
         """Raises: NodeError: the directory cannot be made."""
         self.path = path
+        self._genesis = genesis
         self._known: dict[int, bytes] = {}
         """Metadata by height, ascending: what is offered."""
         self._asked: dict[int, float] = {}
@@ -117,16 +118,19 @@ class Shelf:
                 continue
             shutil.rmtree(self.path / str(height), ignore_errors=True)
             self._asked.pop(height, None)
-        self._known = {}
+        known = {}
         for height in heights[-KEPT:]:
             try:
                 data = (self.path / str(height) / "metadata").read_bytes()
-                Metadata.decode(data)
+                if Metadata.decode(data).genesis != self._genesis:
+                    raise BadSnapshot("it is of another chain.")
             except (OSError, BadSnapshot) as error:
-                log.warning("the snapshot of block %d cannot be used: %s", height, error)
+                log.warning("the snapshot of block %d is removed: %s", height, error)
+                shutil.rmtree(self.path / str(height), ignore_errors=True)
                 continue
-            self._known[height] = data
+            known[height] = data
             self._asked.setdefault(height, -IN_USE_SECONDS)
+        self._known = known
 
     @property
     def oldest(self) -> int | None:
@@ -362,7 +366,7 @@ class Snapshots:
     @classmethod
     def at(cls, data: Path, chain: Chain, ledger: Ledger, every: int) -> Self:
         """In a node's data directory. Raises: NodeError: it cannot be written."""
-        shelf = Shelf(data / "snapshots")
+        shelf = Shelf(data / "snapshots", chain.genesis_hash)
         return cls(shelf, Keeper(shelf, data / "chain", every), Joining(chain, ledger, shelf.path))
 
     async def answer(self, request: abci.Request) -> abci.Response | None:

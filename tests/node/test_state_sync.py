@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import tracemalloc
 from contextlib import asynccontextmanager
 
 import pytest
@@ -388,6 +389,55 @@ async def test_what_is_made_up_is_refused_whatever_was_changed(tmp_path):
 def within(rows, height, genesis, head):
     snapshot, chunks = offered(rows, height, genesis)
     return snapshot, head.header.state_root, chunks
+
+
+async def test_chunks_of_another_length_are_refused_though_their_hashes_fit(tmp_path):
+    async with node(tmp_path / "first") as first, node(tmp_path / "second") as second:
+        await with_blocks(first, 8)
+        head, genesis = first.chain.head, first.chain.genesis_hash
+        chunks = await chunks_of(first, taken(first))
+        for shift in (1, -1):
+            cut = CHUNK + shift
+            both = chunks[0] + chunks[1]
+            moved = [both[:cut], both[cut:], *chunks[2:]]
+            size = sum(map(len, moved))
+            known = Metadata(genesis, size, tuple(map(blake2_256, moved)))
+            snapshot = abci.Snapshot(
+                height=8,
+                format=1,
+                chunks=len(moved),
+                hash=bytes(known.hash_at(8)),
+                metadata=known.encode(),
+            )
+            found = await join(second, snapshot, head.header.state_root, moved)
+            assert found == Applied.REJECT_SNAPSHOT
+            assert is_untouched(second)
+
+
+async def test_what_the_disk_has_no_room_for_is_refused(tmp_path, monkeypatch):
+    async with node(tmp_path / "first") as first, node(tmp_path / "second") as second:
+        await with_blocks(first, 3)
+        snapshot, root = taken(first), first.chain.head.header.state_root
+        monkeypatch.setattr(shelves, "MIN_FREE", 1 << 60)
+        assert await offer(second, snapshot, root) == Offered.REJECT
+        assert is_untouched(second)
+
+
+def test_of_a_stream_without_end_little_is_kept():
+    """Headers of any number and entries of any number: refused at once, or passed over."""
+    headers = ((b"h" + number.to_bytes(4, "big"), bytes(4000)) for number in range(1, 1 << 32))
+    with pytest.raises(BadSnapshot, match="other headers"):
+        rooms.examine(headers, 3, Hash(bytes(32)), Hash(bytes(32)))
+    hashes = (
+        (b"s" + System.block_hash.prefix + number.to_bytes(8, "big"), bytes(1 << 20))
+        for number in range(3000)
+    )
+    tracemalloc.start()
+    with pytest.raises(BadSnapshot):
+        rooms.examine(hashes, 1, Hash(bytes(32)), Hash(bytes(32)))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 8 << 20
 
 
 @given(st.binary(max_size=200))

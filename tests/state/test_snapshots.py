@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -200,6 +201,19 @@ def test_a_state_that_is_not_right_leaves_the_store_as_it_was(store, why):
     assert store.table_get("old", b"a") == b"1"
     with store.snapshot() as now:
         assert dict(now.iterate(b"")) == states[-1]
+
+
+def test_the_deepest_trie_that_keys_can_make_is_no_error_of_ours(store, monkeypatch):
+    monkeypatch.setattr("deepbrain.state.store.BATCH_ENTRIES", 100)
+    state = {}
+    for length in range(400):
+        for last in (b"\x11", b"\x12", b"\x21"):
+            state[b"\x11" * length + last] = b"1"
+    entries = sorted(state.items())
+    with ThreadPoolExecutor(1) as executor:  # as the node's: its stack begins there
+        root = executor.submit(full_root, entries).result()
+        executor.submit(store.replace, 5, root, entries, {}).result()
+    assert store.root == root
 
 
 def test_an_empty_state_is_a_state(store):

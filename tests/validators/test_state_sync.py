@@ -9,6 +9,7 @@ import pytest
 from tests.node.world import Wallet, account, running_node
 from tests.validators.chain import free_ports, spec_file
 
+from deepbrain.node.chain import Chain
 from deepbrain.node.comet import snapshots as shelves
 from deepbrain.node.comet.home import CometConfig, CometHome, StateSync
 from deepbrain.node.node import Node, NodeConfig
@@ -18,6 +19,7 @@ from deepbrain.pallets.system import System
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.runtime.chainspec import ChainSpec
 from deepbrain.state import snapshots as streams
+from deepbrain.state.lmdb import LmdbStore
 from deepbrain.state.trie import prove, verify_proof
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -138,6 +140,26 @@ async def test_a_fresh_node_joins_by_a_snapshot_follows_and_proves(tmp_path):
             assert second.chain.head.number == stood_at
             await until(lambda: second.chain.head.number > stood_at + 3)
             assert second.chain.oldest_block == joined + 1
+
+
+async def test_a_crash_between_our_joining_and_cometbft_s_is_begun_again(tmp_path):
+    async with validator(tmp_path / "first") as (first, spec):
+        await pay(first, 5)
+        await until(lambda: shelf(first).oldest is not None)
+        at = shelf(first).oldest
+        await until(lambda: first.chain.head.number > at + 3)
+        # This is what it leaves: our store at the snapshot's block, and a CometBFT without any.
+        data = tmp_path / "second"
+        store = LmdbStore(data / "chain")
+        rows = shelf(first).path / str(at) / "rows"
+        root = first.chain.header(first.chain.hash_of(at)).state_root
+        Chain(store, spec, "cometbft").join(at, root, lambda: streams.read_stream(rows))
+        store.close()
+        async with joining(spec, [first.peer], await trusted(first, at + 1), data) as second:
+            assert second.chain.head.number == at
+            await until(lambda: second.chain.head.number > at + EVERY)
+            head = second.chain.head
+            assert first.chain.hash_of(head.number) == head.hash
 
 
 async def test_a_peer_with_corrupt_chunks_does_not_stop_it(tmp_path, monkeypatch, caplog):

@@ -75,17 +75,20 @@ def examine(rows: Iterable[Row], number: int, root: Hash, genesis: Hash) -> Join
     Whether that is the state's root is not looked at: `Store.replace` does. Raises: BadSnapshot: it is of
     another chain, or its parts do not belong together; whatever `rows` raises.
     """
+    expected = range(_first(number), number)
+    wanted = _VALUES | {_hash_key(earlier) for earlier in (*expected, 0, number - 1)}
     headers: dict[int, bytes] = {}
     known: dict[bytes, bytes] = {}
+    # What is kept of a stream of any length is bounded: the numbers ascend, and so do the keys.
     for key, value in rows:
         if key[:1] == _HEADER:
-            headers[_number_in(key, value)] = value
+            headers[_number_in(key, value, expected)] = value
         elif key[:1] == _STATE:
-            if key[1:] in _VALUES or key.startswith(_HASHES):
+            if key[1:] in wanted:
                 known[key[1:]] = value
         else:
             raise BadSnapshot("A snapshot has rows of no kind that this version knows.")
-    if list(headers) != list(range(_first(number), number)):
+    if len(headers) != len(expected):
         raise BadSnapshot("A snapshot has other headers than those before its block.")
     hashes = {earlier: _hash_in(known, earlier) for earlier in (*headers, 0, number - 1)}
     if hashes[0] != genesis:
@@ -107,7 +110,6 @@ _EXTRINSICS_ROOT: Final = System.extrinsics_root.key_of()
 _DIGEST: Final = System.digest.key_of()
 _EVENTS: Final = System.events.key_of()
 _VALUES: Final = frozenset((_EXTRINSICS_ROOT, _DIGEST, _EVENTS))
-_HASHES: Final = _STATE + System.block_hash.prefix
 
 
 def _first(number: int) -> int:
@@ -119,14 +121,21 @@ def _name(number: int) -> bytes:
     return number.to_bytes(_NUMBER, "big")
 
 
-def _number_in(key: bytes, value: bytes) -> int:
+def _number_in(key: bytes, value: bytes, expected: range) -> int:
     if len(key) != len(_HEADER) + _NUMBER or len(value) > MAX_HEADER:
         raise BadSnapshot("A snapshot has what is no header.")
-    return int.from_bytes(key[1:], "big")
+    number = int.from_bytes(key[1:], "big")
+    if number not in expected:
+        raise BadSnapshot("A snapshot has other headers than those before its block.")
+    return number
+
+
+def _hash_key(number: int) -> bytes:
+    return System.block_hash.key_of(BlockNumber(number))
 
 
 def _hash_in(known: dict[bytes, bytes], number: int) -> Hash:
-    return Hash(_sized(known.get(System.block_hash.key_of(BlockNumber(number)))))
+    return Hash(_sized(known.get(_hash_key(number))))
 
 
 def _sized(value: bytes | None) -> bytes:

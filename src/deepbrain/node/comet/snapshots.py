@@ -33,6 +33,7 @@ from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import Hash
 from deepbrain.primitives.units import BlockNumber
 from deepbrain.state.errors import BadSnapshot
+from deepbrain.state.lmdb.store import MIN_FREE
 from deepbrain.state.snapshots import CHUNK, Row, read_stream, write_stream
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ KEPT: Final = 2
 MAX_KEPT: Final = 4
 """With those that somebody is still reading: gone, they would have to begin with another."""
 IN_USE_SECONDS: Final = 60.0
+PER_BYTE: Final = 5
+"""Bytes of disk for each of a snapshot that is offered: chunks twice, CometBFT's too, and the store."""
 TAKING_SECONDS: Final = 1800.0
 """After which the process that takes one is given up."""
 
@@ -284,6 +287,7 @@ class Joining:
         try:
             metadata = Metadata.decode(snapshot.metadata)
             _check(snapshot, metadata, self._chain.genesis_hash)
+            _check_room(metadata, self._place.parent)
             root = Hash(app_hash)
         except (BadSnapshot, ValueError) as error:
             log.warning("a snapshot of block %d is refused: %s", snapshot.height, error)
@@ -353,6 +357,12 @@ def _check(snapshot: abci.Snapshot, metadata: Metadata, genesis: Hash) -> None:
         raise BadSnapshot("it has another number of chunks than its metadata")
     if snapshot.hash != metadata.hash_at(snapshot.height):
         raise BadSnapshot("its hash is not that of its metadata")
+
+
+def _check_room(metadata: Metadata, shelf: Path) -> None:
+    """Raises: BadSnapshot: chunks and what is made of them would fill the disk. OSError."""
+    if shutil.disk_usage(shelf).free < metadata.size * PER_BYTE + MIN_FREE:
+        raise BadSnapshot(f"its {metadata.size >> 20} MiB need {PER_BYTE} times that of disk")
 
 
 @dataclass(frozen=True, slots=True)

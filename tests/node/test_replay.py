@@ -247,6 +247,12 @@ async def test_money_that_the_rules_lose_is_found(monkeypatch, method, what):
     assert found.number == (4 if what == "accounts" else 1)
 
 
+async def test_an_invariant_that_is_broken_at_the_end_is_found(store, monkeypatch):
+    monkeypatch.setattr(Balances, "try_state", lambda self: iter(["B9: it is broken"]))
+    _, found = await replayed(store)
+    assert (found.number, found.what, found.stored) == (BLOCKS, "invariant", "B9: it is broken")
+
+
 async def test_slashes_are_added_up(tmp_path, monkeypatch):
     other = Keypair.from_uri("//another validator", Scheme.ED25519)
     third = Keypair.from_uri("//a third validator", Scheme.ED25519)

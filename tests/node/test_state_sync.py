@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.node.test_comet import KEY, OWN, block
+from tests.node.test_comet import KEY, OWN, block, finalize
 from tests.node.world import Wallet, account
 from tests.validators.chain import spec_file
 
@@ -409,8 +409,8 @@ async def test_chunks_of_another_length_are_refused_though_their_hashes_fit(tmp_
                 hash=bytes(known.hash_at(8)),
                 metadata=known.encode(),
             )
-            found = await join(second, snapshot, head.header.state_root, moved)
-            assert found == Applied.REJECT_SNAPSHOT
+            assert await offer(second, snapshot, head.header.state_root) == Offered.ACCEPT
+            assert (await apply(second, 0, moved[0])).result == Applied.REJECT_SNAPSHOT
             assert is_untouched(second)
 
 
@@ -569,6 +569,13 @@ async def test_blocks_are_kept_while_anything_needs_them(tmp_path, monkeypatch):
         monkeypatch.setitem(constants, "unbonding", 1000)
         assert keep.from_height(None) == 0
         assert Retaining(app.chain, archive=True).from_height(None) == 0
+        # And CometBFT is told.
+        monkeypatch.setitem(constants, "unbonding", 50)
+        told = []
+        for _ in range(10):
+            await finalize(app)
+            told.append((await app.answer(abci.Request(commit={}))).commit.retain_height)
+        assert told == [0] * 9 + [50]
 
 
 @pytest.mark.parametrize(

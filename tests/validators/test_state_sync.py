@@ -10,6 +10,7 @@ from tests.node.world import Wallet, account, running_node
 from tests.validators.chain import free_ports, spec_file
 
 from deepbrain.node.chain import Chain
+from deepbrain.node.comet import retaining
 from deepbrain.node.comet import snapshots as shelves
 from deepbrain.node.comet.home import CometConfig, CometHome, StateSync
 from deepbrain.node.node import Node, NodeConfig
@@ -35,11 +36,11 @@ def needs_cometbft():
 
 
 @asynccontextmanager
-async def validator(data, every=EVERY):
+async def validator(data, every=EVERY, interval_ms=INTERVAL_MS, **constants):
     """The one validator of a chain, with an RPC of CometBFT's; its peer name and that RPC."""
     home = CometHome(data / "comet")
     keys = home.ensure_keys()
-    spec = ChainSpec.parse(spec_file([keys.key], interval_ms=INTERVAL_MS))
+    spec = ChainSpec.parse(spec_file([keys.key], interval_ms=interval_ms, **constants))
     p2p, rpc = free_ports(2)
     comet = CometConfig(
         listen=f"127.0.0.1:{p2p}",
@@ -74,10 +75,15 @@ async def joining(spec, peers, sync, data, every=EVERY):
 
 async def trusted(node, height):
     """What whoever starts a node would look up at a node of theirs."""
-    url = f"http://{node.comet_rpc}/commit?height={height}"
-    async with aiohttp.ClientSession() as session, session.get(url) as answer:
-        found = (await answer.json())["result"]["signed_header"]["commit"]["block_id"]["hash"]
+    commit = await asked_of(node, f"commit?height={height}")
+    found = commit["signed_header"]["commit"]["block_id"]["hash"]
     return StateSync(servers=(node.comet_rpc, node.comet_rpc), height=height, hash=found)
+
+
+async def asked_of(node, what):
+    url = f"http://{node.comet_rpc}/{what}"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return (await answer.json())["result"]
 
 
 async def until(holds, seconds=90):
@@ -188,3 +194,18 @@ async def test_a_peer_with_corrupt_chunks_does_not_stop_it(tmp_path, monkeypatch
                 head = third.chain.head
                 await until(lambda: first.chain.head.number >= head.number)
                 assert first.chain.hash_of(head.number) == head.hash
+
+
+async def test_cometbft_forgets_what_nobody_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(retaining, "AT_LEAST", 5)
+    monkeypatch.setattr(retaining, "EVERY", 5)
+    brief = {"unbonding": 4}
+    async with validator(
+        tmp_path, every=0, interval_ms=200, Validators=brief, Timestamp={"era_length": 2000}
+    ) as (node, _):
+        await until(lambda: node.chain.head.number > 60)
+        status = await asked_of(node, "status")
+        earliest = int(status["sync_info"]["earliest_block_height"])
+        assert 1 < earliest <= node.chain.head.number - 5
+        # Ours are all there.
+        assert node.chain.block(node.chain.hash_of(1)) is not None

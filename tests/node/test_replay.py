@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from tests.node.test_comet import KEY, OWN, block
@@ -384,3 +388,21 @@ async def test_the_command_verifies_a_running_node(home, capsys):
 
 def running_url(running):
     return f"ws://127.0.0.1:{running.server.port}"
+
+
+def test_ctrl_c_leaves_nothing(home):
+    store = LmdbStore(home / "data" / "chain", sync=False, min_free=0)
+    chain_in(store, 300)
+    store.close()
+    command = ("-m", "deepbrain.cli.main", "replay", "--verify", "--data", str(home / "data"))
+    with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE) as running:
+        deadline = time.monotonic() + 20
+        while not list((home / "scratch").glob("*/data.mdb")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert said.strip() == b"dbc: interrupted"
+    assert list((home / "scratch").iterdir()) == []
+    # Nor is the node's directory held.
+    LmdbStore(home / "data" / "chain", sync=False, min_free=0).close()

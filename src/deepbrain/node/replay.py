@@ -109,7 +109,7 @@ async def replay(source: Source, spec: ChainSpec, store: Store) -> AsyncIterator
     if chain.genesis_hash != source.genesis:
         raise NodeError(
             f"The spec {spec.id} makes the chain {chain.genesis_hash}, and these blocks are of "
-            f"{source.genesis}: name the right one with --spec."
+            f"{source.genesis}: name the right one with --spec, or take the release whose rules made it."
         )
     totals = Totals()
     with chain.snapshot() as state:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 from tests.node.world import hexed
 from tests.validators.load import genesis_of
 from tests.validators.town import RPC, Town, Validator, town
@@ -138,7 +137,7 @@ async def _saturate(load: Load) -> dict[str, float]:
                 await offer.send(BATCH)
             else:
                 await asyncio.sleep(TICK)
-        while offer.in_flight:
+        while offer.in_flight:  # noqa: ASYNC110 - other processes end it
             await asyncio.sleep(TICK)
 
     nodes = [offer.node for offer in load.offers]
@@ -175,7 +174,7 @@ async def _paced(load: Load) -> dict[str, float]:
         )
         await asyncio.sleep(TICK)
     async with asyncio.timeout(PATIENCE):
-        while any(offer.in_flight for offer in load.offers):  # noqa: ASYNC110
+        while any(offer.in_flight for offer in load.offers):  # noqa: ASYNC110 - as above
             await asyncio.sleep(TICK)
     delays = [offer.final[one] - offer.sent[one] for offer in load.offers for one in offer.final]
     cuts = statistics.quantiles(delays, n=20)
@@ -207,7 +206,8 @@ def _seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def _measure(count: int) -> dict[str, float]:
+async def measure_one(count: int) -> dict[str, float]:
+    """The figures of so many validators."""
     rich = {ss58.encode(one.public): 10**6 * PLANCK for one in senders()}
     async with town(count, balances=rich) as place:
         load = Load(place)
@@ -236,7 +236,7 @@ def measure() -> dict[str, float]:
     """Every figure of this part."""
     figures: dict[str, float] = {}
     for count in COUNTS:
-        found = asyncio.run(_measure(count))
+        found = asyncio.run(measure_one(count))
         print(f"  {count} validators: {found}", flush=True)
         figures |= {f"validators_{count}_{name}": value for name, value in found.items()}
     return figures

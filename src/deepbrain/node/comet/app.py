@@ -27,6 +27,8 @@ from deepbrain.frame.consensus import (
 from deepbrain.node.chain import Chain, InherentData
 from deepbrain.node.comet import abci_pb2 as abci
 from deepbrain.node.comet.home import APP_VERSION
+from deepbrain.node.comet.retaining import Retaining
+from deepbrain.node.comet.snapshots import Snapshots
 from deepbrain.node.engine import Ledger
 from deepbrain.node.errors import NodeError, UnknownBlock
 from deepbrain.node.pool import Pool
@@ -101,6 +103,8 @@ class App:
         chain_id: str,
         own: ConsensusAddress,
         last_signed: int,
+        snapshots: Snapshots | None = None,
+        retaining: Retaining | None = None,
         clock: Callable[[], Moment] = calendar,
     ) -> None:
         self._chain = chain
@@ -109,6 +113,8 @@ class App:
         self._chain_id = chain_id
         self._own = own
         self._last_signed = last_signed
+        self._snapshots = snapshots
+        self._retaining = retaining
         self._clock = clock
         self._clock_off = 0
         """For how many proposals in a row it was."""
@@ -171,7 +177,8 @@ class App:
             case "query":
                 return abci.Response(query=self._query(request.query))
             case "list_snapshots":
-                return abci.Response(list_snapshots=abci.ListSnapshotsAnswer())
+                listed = [] if self._snapshots is None else self._snapshots.shelf.listed()
+                return abci.Response(list_snapshots=abci.ListSnapshotsAnswer(snapshots=listed))
             case _:
                 return None
 
@@ -201,6 +208,9 @@ class App:
             case "check_tx":
                 return abci.Response(check_tx=await self._check(request.check_tx.tx))
             case other:
+                answer = None if self._snapshots is None else await self._snapshots.answer(request)
+                if answer is not None:
+                    return answer
                 raise NodeError(f"CometBFT asks for {other}, which this node does not answer.")
 
     # The chain.
@@ -322,8 +332,16 @@ class App:
             raise NodeError("CometBFT commits a block that it has not shown.")
         data, extrinsics = self._decided
         self._decided = None
-        await self._ledger.finalize(data, extrinsics)
-        return abci.CommitAnswer(retain_height=0)
+        head = await self._ledger.finalize(data, extrinsics)
+        return abci.CommitAnswer(retain_height=self._after(head.number))
+
+    def _after(self, number: int) -> int:
+        """What follows a block: a snapshot, now and then; gives the first block that is still needed."""
+        oldest = None
+        if self._snapshots is not None:
+            self._snapshots.keeper.on_block(number)
+            oldest = self._snapshots.shelf.oldest
+        return 0 if self._retaining is None else self._retaining.from_height(oldest)
 
     def _data(self, facts: Facts, commit: Votes) -> InherentData:
         """Raises: NodeError: the block does not follow our head."""

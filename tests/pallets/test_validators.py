@@ -618,6 +618,7 @@ def file_with(*entries):
         "genesis": {
             "root": None,
             "micro_usd_per_dbc": 1000,
+            "source": None,
             "balances": {ALICE.address(): 10**5 * PLANCK},
             "validators": list(entries),
         },

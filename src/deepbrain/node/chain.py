@@ -531,6 +531,7 @@ def _fingerprint(spec: ChainSpec) -> Hash:
         [[who.hex(), str(amount)] for who, amount in spec.balances],
         [[one.stash.hex(), one.key.hex(), str(one.stake)] for one in spec.validators],
         None if spec.root is None else spec.root.hex(),
+        None if spec.source is None else spec.source.hex(),
         int(spec.micro_usd_per_dbc),
     ]
     return blake2_256(json.dumps(facts, sort_keys=True).encode())

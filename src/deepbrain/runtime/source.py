@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x99c961e205cf07ef1122c05ca27ac2cb9d9a80c999f04f92ee4dc8fa66a3a103")
+SOURCE: Final = Hash.from_hex("0x9ad95a157ffabfebdc9a9a3855690c6333174e7800c495dd4d8d2ac72a7dcbc6")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

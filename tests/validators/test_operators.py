@@ -1,0 +1,98 @@
+"""An operator joins a network that runs, with the commands of the guide, and is elected."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from tests.validators.chain import free_ports, spec_file
+
+from deepbrain.node.comet.home import CometHome
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+DBC = (sys.executable, "-m", "deepbrain.cli.main")
+ERA_MS = 5000
+ELECTED_SECONDS = 40.0
+
+
+class Operator:
+    """A home of its own, and the command."""
+
+    def __init__(self, base: Path) -> None:
+        self.env = dict(os.environ) | {"DBC_HOME": str(base / "home")}
+        for name in ("DBC_NODE", "DBC_WALLET"):
+            self.env.pop(name, None)
+
+    def dbc(self, *args: str) -> str:
+        done = subprocess.run(
+            [*DBC, *args], env=self.env, capture_output=True, text=True, timeout=90, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def own(self, data: Path) -> dict[str, object]:
+        found = json.loads(self.dbc("validate", "status", "--data", str(data), "--json"))
+        (mine,) = [one for one in found["validators"] if one["own"]]
+        return mine
+
+
+def test_a_third_validator_joins_two_that_run(tmp_path: Path) -> None:
+    net, data = tmp_path / "net", tmp_path / "node"
+    homes = [CometHome(net / f"validator-{number}" / "comet") for number in (1, 2)]
+    spec = spec_file([home.ensure_keys().key for home in homes], Timestamp={"era_length": ERA_MS})
+    (net / "chain.json").write_text(json.dumps(spec))
+    operator = Operator(tmp_path)
+    operator.dbc("network", "up", "-d", "--validators", "2", "--providers", "0", "--dir", str(net))
+    node = None
+    try:
+        made = json.loads(
+            operator.dbc(
+                *("validate", "init", "--data", str(data)),
+                *("--spec", str(net / "chain.json"), "--json"),
+            )
+        )
+        p2p, rpc = free_ports(2)
+        argv = [
+            *shlex.split(made["command"]),
+            *("--p2p", f"127.0.0.1:{p2p}", "--rpc-port", str(rpc), "--private"),
+            *(part for home in homes for part in ("--peer", peer_of(home))),
+        ]
+        with (tmp_path / "node.log").open("w") as log:
+            node = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert node.stdout is not None
+        assert node.stdout.readline().startswith(f"ready rpc=ws://127.0.0.1:{rpc}")
+        for _ in range(2):
+            operator.dbc(
+                *("--wallet", "//Alice", "validate", "join", "-y"),
+                *("--data", str(data), "--stake", "20000"),
+            )
+        deadline = time.monotonic() + ELECTED_SECONDS
+        while (mine := operator.own(data))["state"] != "validating":
+            assert time.monotonic() < deadline, (mine, (tmp_path / "node.log").read_text())
+            time.sleep(0.5)
+        assert (mine["power"], mine["elected"]) == (20_000, True)
+        assert mine["stake"] == str(20_000 * 10**15)
+
+        operator.dbc("--wallet", "//Alice", "validate", "leave", "-y")
+        deadline = time.monotonic() + ELECTED_SECONDS
+        while (mine := operator.own(data))["power"]:
+            assert time.monotonic() < deadline, mine
+            time.sleep(0.5)
+        assert mine["state"] == "bonded"
+    finally:
+        if node is not None:
+            node.terminate()
+            node.communicate(timeout=20)
+        operator.dbc("network", "down", "--dir", str(net))
+
+
+def peer_of(home: CometHome) -> str:
+    settings = tomllib.loads((home.path / "config" / "config.toml").read_text())
+    address = settings["p2p"]["laddr"].removeprefix("tcp://")
+    return f"{home.ensure_keys().node_id}@{address}"

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import pytest
+from tests.node.test_metrics import scrape
 from tests.validators.chain import free_ports, spec_file
 
 from deepbrain.node.comet.home import CometHome
@@ -57,10 +59,11 @@ def test_a_third_validator_joins_two_that_run(tmp_path: Path) -> None:
                 *("--spec", str(net / "chain.json"), "--json"),
             )
         )
-        p2p, rpc = free_ports(2)
+        p2p, rpc, comet_metrics, metrics = free_ports(4)
         argv = [
             *shlex.split(made["command"]),
             *("--p2p", f"127.0.0.1:{p2p}", "--rpc-port", str(rpc), "--private"),
+            *("--comet-metrics", f"127.0.0.1:{comet_metrics}", "--metrics", f"127.0.0.1:{metrics}"),
             *(part for home in homes for part in ("--peer", peer_of(home))),
         ]
         with (tmp_path / "node.log").open("w") as log:
@@ -79,6 +82,14 @@ def test_a_third_validator_joins_two_that_run(tmp_path: Path) -> None:
         assert (mine["power"], mine["elected"]) == (20_000, True)
         assert mine["stake"] == str(20_000 * 10**15)
 
+        deadline = time.monotonic() + ELECTED_SECONDS
+        while (found := scrape(metrics)).get("deepbrain_node_peers") != 2:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.5)
+        assert (found["deepbrain_node_power"], found["deepbrain_node_live"]) == (20_000, 1)
+        health = call(rpc, "system_health")
+        assert health == {"peers": 2, "isSyncing": False, "shouldHavePeers": True}
+
         operator.dbc("--wallet", "//Alice", "validate", "leave", "-y")
         deadline = time.monotonic() + ELECTED_SECONDS
         while (mine := operator.own(data))["power"]:
@@ -90,6 +101,15 @@ def test_a_third_validator_joins_two_that_run(tmp_path: Path) -> None:
             node.terminate()
             node.communicate(timeout=20)
         operator.dbc("network", "down", "--dir", str(net))
+
+
+def call(port: int, method: str) -> object:
+    frame = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": []}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/", frame, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return json.loads(answer.read())["result"]
 
 
 def peer_of(home: CometHome) -> str:

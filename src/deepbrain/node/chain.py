@@ -88,6 +88,8 @@ class Notice:
     extrinsics: tuple[bytes, ...]
     changes: Mapping[bytes, bytes | None]
     upgraded: bool
+    weight: int = 0
+    """Picoseconds of the reference CPU."""
 
 
 Listener = Callable[[Notice], None]
@@ -242,7 +244,9 @@ class Chain:
         )
         self._executed.clear()
         self.head = Head(int(header.number), digest, header)
-        return Notice(self.head, outcome.extrinsics, outcome.changes, outcome.upgraded)
+        return Notice(
+            self.head, outcome.extrinsics, outcome.changes, outcome.upgraded, outcome.weight
+        )
 
     def _execute(self, order: Order, verified: Container[Hash]) -> Executed:
         known = self._executed.get(order)

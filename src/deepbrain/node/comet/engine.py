@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from deepbrain.frame.consensus import ConsensusAddress
 from deepbrain.node.chain import Chain
 from deepbrain.node.comet.app import App
 from deepbrain.node.comet.home import COMETBFT, SOCKET, CometConfig, CometHome, chain_id
 from deepbrain.node.comet.process import CometProcess
 from deepbrain.node.comet.program import find_cometbft
 from deepbrain.node.comet.socket import serving
-from deepbrain.node.engine import Ledger
+from deepbrain.node.engine import Ledger, Traffic
 from deepbrain.node.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,14 @@ class CometEngine:
     def live(self) -> bool:
         """Whether this node has caught up with the others."""
         return self.app.live
+
+    @property
+    def address(self) -> ConsensusAddress:
+        return self.keys.address
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic(self.app.inbox, self.app.outbox, self.process.restarts)
 
     def announce(self, extrinsics: Sequence[bytes]) -> None:
         self.app.announce(extrinsics)

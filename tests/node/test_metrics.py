@@ -79,7 +79,6 @@ async def test_a_scrape_of_a_node_alone(tmp_path: Path) -> None:
         scrape(port)
 
 
-@pytest.mark.e2e
 async def test_a_validator_shows_its_power_and_says_that_it_has_company(tmp_path: Path) -> None:
     async with lone_validator(tmp_path) as (node, _):
         async with connected(node) as client:

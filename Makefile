@@ -1,6 +1,6 @@
 # `make` lists what there is. Each target does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup sandbox demo test hostile clients fuzz qemu lint types spec bench lock clean nat
+.PHONY: help setup sandbox demo test hostile clients validators fuzz qemu lint types spec bench lock clean nat
 
 PY := .venv/bin/python
 
@@ -13,7 +13,7 @@ setup: ## Make the Python environment from the lock file
 sandbox: setup ## Get gVisor and build the base image, where this machine can run them
 	@scripts/sandbox
 
-demo: sandbox ## Start a network, train a model on a rented machine, settle, tell the story
+demo: sandbox ## Start a network, train a model on a rented machine, settle, tell the story (ENGINE=cometbft: four validators)
 	@$(PY) tools/demo.py
 
 test: sandbox ## Lint, types and every test
@@ -25,6 +25,10 @@ hostile: sandbox ## Attack a provider and a renter, each attack with a control t
 
 clients: setup ## Drive a node with every outside Polkadot client, into build/clients.json (needs Node.js)
 	@$(PY) -m tests.clients
+
+validators: setup ## Have four validators die, halt, resume, sync and cheat under load, into build/validators.json (needs root)
+	@scripts/get-cometbft .cache/bin
+	@$(PY) -m tests.validators
 
 qemu: sandbox ## Boot Debian with systemd and cgroup version 2, and test the limits there (10 minutes)
 	@scripts/qemu

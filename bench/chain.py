@@ -30,6 +30,7 @@ from deepbrain.node.node import Node, NodeConfig, settle_memory
 from deepbrain.node.rpc.server import Bind
 from deepbrain.node.rpc.subscriptions import Peer
 from deepbrain.node.signatures import Check
+from deepbrain.node.solo import SoloEngine
 from deepbrain.pallets.balances import Balances
 from deepbrain.pallets.machines import (
     Address,
@@ -189,6 +190,7 @@ class Workshop:
         else:
             for at in range(0, len(extrinsics), BATCH):
                 await self.node.pool.submit(extrinsics[at : at + BATCH])
+        assert isinstance(self.node.engine, SoloEngine)
         await self.node.engine.seal()
         spent = time.process_time() - before
         self._check(len(extrinsics))

@@ -1,4 +1,4 @@
-"""`make clients`: the whole matrix, step by step, into `build/clients.json`.
+"""`make clients`: the whole matrix, step by step, on either engine, into `build/clients.json`.
 
 python -m tests.clients [NAME…]
 """
@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from tests.clients.matrix import CLIENTS, drive, judge
+from tests.clients.matrix import CLIENTS, ENGINES, drive, judge
 from tests.installed import ROOT, CannotRun
 
 REPORT = ROOT / "build" / "clients.json"
@@ -25,18 +25,19 @@ async def main(names: list[str]) -> int:
         return 2
     report: dict[str, Any] = {"machine": platform.platform(), "date": time.strftime("%Y-%m-%d")}
     found: list[dict[str, Any]] = []
-    for number, client in enumerate(clients, 1):
-        sys.stdout.write(f"[{number}/{len(clients)}] {client.name} …")
+    runs = [(client, engine) for engine in ENGINES for client in clients]
+    for number, (client, engine) in enumerate(runs, 1):
+        sys.stdout.write(f"[{number}/{len(runs)}] {engine}: {client.name} …")
         sys.stdout.flush()
         started = time.monotonic()
         try:
-            seen, world = await drive(client)
+            seen, world = await drive(client, engine)
             steps = judge(client, seen, world)
             version = seen.get("connect", {}).get("version")
         except (AssertionError, CannotRun, TimeoutError, OSError) as error:
             steps, version = {"start": f"fail: {error!r}"[:1000]}, None
         failed = [step for step, verdict in steps.items() if verdict != "pass"]
-        found.append({"client": client.name, "version": version, "steps": steps})
+        found.append({"client": client.name, "engine": engine, "version": version, "steps": steps})
         result = f"{len(steps) - len(failed)} of {len(steps)} steps"
         sys.stdout.write(f" {version}: {result} in {time.monotonic() - started:.0f} s\n")
         for step in failed:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from tests.installed import (
     mark_current,
 )
 from tests.node.world import DEV, Wallet, bond_call, hexed, machine_id, running_node
+from tests.validators.chain import lone_validator
 
 from deepbrain.primitives.keys import Keypair
 from deepbrain.primitives.units import PLANCK, Balance
@@ -68,6 +70,7 @@ CLIENTS = (
 class World:
     """What was true of the chain before and after a client's visit."""
 
+    chain: str
     genesis: str
     accounts: int
     free: int = 1000 * PLANCK
@@ -111,11 +114,31 @@ def command_of(client: Client, driver: str) -> tuple[list[str], Path]:
 
 
 @asynccontextmanager
-async def node_for_clients(**options: Any) -> AsyncIterator[tuple[Any, dict[str, str]]]:
-    """A node with a machine to rent, and what a driver needs to know of it."""
+async def _solo(interval: float) -> AsyncIterator[Any]:
     own = (SIGNER.public, Balance(1000 * PLANCK))
     spec = replace(DEV, balances=(*DEV.balances, own))
-    async with running_node(spec=spec, **options) as node:
+    async with running_node(spec=spec, interval=interval) as node:
+        yield node
+
+
+@asynccontextmanager
+async def _cometbft(interval: float) -> AsyncIterator[Any]:
+    own = {SIGNER.address(): 1000 * PLANCK}
+    with tempfile.TemporaryDirectory(prefix="clients-") as base:
+        milliseconds = round(interval * 300)  # it waits for each, and solo for none
+        async with lone_validator(Path(base), interval_ms=milliseconds, balances=own) as (node, _):
+            yield node
+
+
+ENGINES = {"solo": _solo, "cometbft": _cometbft}
+
+
+@asynccontextmanager
+async def node_for_clients(
+    interval: float, engine: str = "solo"
+) -> AsyncIterator[tuple[Any, dict[str, str]]]:
+    """A node with a machine to rent, and what a driver needs to know of it."""
+    async with ENGINES[engine](interval) as node:
         bond = Wallet(node.chain.genesis_hash).sign("Charlie", bond_call(node.chain.genesis_hash))
         await node.pool.submit([bond])
         while not _reading(node, lambda block: machine_id() in block.machines.machines):  # noqa: ASYNC110
@@ -132,12 +155,12 @@ async def node_for_clients(**options: Any) -> AsyncIterator[tuple[Any, dict[str,
         )
 
 
-async def drive(client: Client) -> tuple[dict[str, Any], World]:
+async def drive(client: Client, engine: str = "solo") -> tuple[dict[str, Any], World]:
     """What the client saw, and the world it was in. Raises: CannotRun; AssertionError: it ended badly."""
     command, where = await asyncio.to_thread(command_of, client, client.driver)
-    async with node_for_clients(interval=1.0) as (node, config):
+    async with node_for_clients(1.0, engine) as (node, config):
         accounts = _reading(node, lambda block: len(list(block.system.account.keys())))
-        world = World(str(node.chain.genesis_hash), accounts)
+        world = World(node.chain.spec.name, str(node.chain.genesis_hash), accounts)
         seen = await run_driver(command, where, config | {"legacy": client.legacy})
         orders = _reading(node, lambda block: list(block.rent.orders_of.under(SIGNER.public)))
         world.orders = [str(order) for order, _ in orders]
@@ -211,7 +234,7 @@ def _reading(node: Any, read: Callable[[Any], Any]) -> Any:
 
 
 def _connect(seen: Any, world: World) -> None:
-    assert seen["chain"] == "DeepBrain Dev"
+    assert seen["chain"] == world.chain
     assert seen["genesis"] == world.genesis
     assert seen["spec_version"] == 1, seen
     properties = {"ss58Format": 42, "tokenDecimals": 15, "tokenSymbol": "DBC"}

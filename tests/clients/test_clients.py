@@ -6,6 +6,7 @@ import os
 import pytest
 from tests.clients.matrix import (
     CLIENTS,
+    ENGINES,
     SIGNER,
     drive,
     drive_through_upgrade,
@@ -36,9 +37,10 @@ async def or_skip(running):
         pytest.skip(str(lack))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
-async def test_an_unmodified_client_reads_pays_and_rents(client):
-    verdicts = judge(client, *await or_skip(drive(client)))
+async def test_an_unmodified_client_reads_pays_and_rents(client, engine):
+    verdicts = judge(client, *await or_skip(drive(client, engine)))
     assert {step: v for step, v in verdicts.items() if v != "pass"} == {}
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -79,6 +80,18 @@ def test_a_proposer_and_a_follower_come_to_the_same_block():
     maker.finalize(block, ())
     follower.finalize(block, ())
     assert maker.head == follower.head
+
+
+def test_a_chain_that_names_its_rules_outlives_the_release_that_began_it(monkeypatch):
+    named, unnamed = replace(DEV, source=Hash(bytes(range(32)))), DEV
+
+    def genesis(spec):
+        return Chain(MemoryStore(), spec, "solo").genesis_hash
+
+    before = genesis(named), genesis(unnamed)
+    monkeypatch.setattr("deepbrain.runtime.genesis.SOURCE", Hash(bytes(32)))  # another release
+    assert genesis(named) == before[0]
+    assert genesis(unnamed) != before[1]
 
 
 def test_a_final_block_that_breaks_the_rules_stops_the_node(chain):

@@ -15,7 +15,7 @@ from tests.node.world import (
     transfer_call,
 )
 
-from deepbrain.node.chain import InherentData, Order
+from deepbrain.node.chain import InherentData, Notice, Order
 from deepbrain.node.rpc import chainhead, follow, storage_pages, transaction
 from deepbrain.pallets.system import System
 from deepbrain.primitives.hashing import blake2_256
@@ -123,6 +123,13 @@ async def test_a_block_between_written_and_told_is_announced_once(node, client):
     new = await block_of(client, name)
     assert new["parentBlockHash"] == str(notice.head.hash)
     assert int((await client.next(heads))["number"], 16) == notice.head.number + 1
+
+
+async def test_where_blocks_are_passed_over_following_ends(node, client):
+    name, _ = await following(client)
+    head = replace(node.chain.head, number=node.chain.head.number + 2)
+    node.chain.publish(Notice(head, (), {}, upgraded=True))
+    assert await client.next(name) == {"event": "stop"}
 
 
 async def test_whoever_listens_with_a_bug_stops_no_chain(node, client):

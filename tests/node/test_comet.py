@@ -31,6 +31,7 @@ from deepbrain.node.signatures import InlineSignatures
 from deepbrain.pallets.system import System
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.keys import Keypair, Scheme
+from deepbrain.primitives.units import Moment
 from deepbrain.runtime.chainspec import ChainSpec
 from deepbrain.scale import decode
 from deepbrain.state.memory import MemoryStore
@@ -171,7 +172,7 @@ def test_damaged_files_are_named_and_their_secrets_are_not(home):
         home.last_signed()
 
 
-def test_genesis_comes_from_the_spec_alone_and_evidence_lasts_as_long_as_unbonding(tmp_path):
+def test_genesis_comes_from_the_spec_alone_and_evidence_lasts_no_longer_than_the_stake(tmp_path):
     spec = ChainSpec.parse(spec_file([ConsensusKey(KEY.public)], interval_ms=500))
     chain = Chain(MemoryStore(), spec, "cometbft")
     runtime = chain.executive(1).runtime
@@ -179,9 +180,10 @@ def test_genesis_comes_from_the_spec_alone_and_evidence_lasts_as_long_as_unbondi
     assert name == f"dbc-local-{chain.genesis_hash.hex()[:16]}"
     genesis = genesis_of(runtime, name)
     unbonding = int(runtime.constants["Validators"]["unbonding"])
+    held = unbonding - int(runtime.constants["Timestamp"]["era_length"]) // 1000
     evidence = genesis["consensus_params"]["evidence"]
-    assert int(evidence["max_age_duration"]) == unbonding * 10**9
-    assert int(evidence["max_age_num_blocks"]) == unbonding * 2
+    assert int(evidence["max_age_duration"]) == held * 10**9
+    assert int(evidence["max_age_num_blocks"]) == held * 2
     assert genesis == genesis_of(runtime, name)
     with pytest.raises(NodeError, match="too long"):
         chain_id("x" * 40, chain.genesis_hash)
@@ -193,7 +195,7 @@ def test_settings_are_toml_and_the_three_rules_stand_in_them():
     assert settings["mempool"]["type"] == "app"
     assert settings["mempool"]["broadcast"] is True
     assert settings["consensus"]["create_empty_blocks"] is True
-    assert settings["consensus"]["timeout_commit"] == "850ms"
+    assert settings["consensus"]["timeout_commit"] == "880ms"
     assert settings["consensus"]["double_sign_check_height"] == 0
     assert settings["rpc"]["laddr"] == ""
     assert settings["p2p"]["persistent_peers"] == "a@b:1,c@d:2"
@@ -228,7 +230,7 @@ def line(message, **facts):
 async def test_one_that_ends_at_once_again_and_again_stops_the_node_with_its_reason(
     tmp_path, hurry
 ):
-    process = kept(tmp_path, "echo 'found signature from the same key'; exit 1")
+    process = kept(tmp_path, "echo 'ERROR: found signature from the same key'; exit 1")
     with pytest.raises(NodeError, match="block 5: another node signs with this validator's key"):
         await process.keep()
 
@@ -238,7 +240,7 @@ async def test_one_that_gets_on_is_started_again_for_ever(tmp_path, hurry):
     process = kept(tmp_path, "exit 0", height=lambda: next(heights))
     task = asyncio.create_task(process.keep())
     async with asyncio.timeout(20):
-        while process.restarts <= 2 * processes.MAX_QUICK_ENDS:  # noqa: ASYNC110
+        while process.restarts <= 2 * processes.MAX_FAILURES:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert not task.done()
     task.cancel()
@@ -254,6 +256,28 @@ async def test_lost_consensus_is_heard_though_the_process_lives_on(tmp_path, hur
             await process.keep()
     assert "CONSENSUS FAILURE" in caplog.text
     assert "long" not in caplog.text
+
+
+async def test_a_wrong_proposal_of_somebody_else_is_not_our_fault(tmp_path, hurry, caplog):
+    said = line("prevoting nil", err="wrong Block.Header.AppHash")
+    process = kept(tmp_path, f"echo '{said}'; exit 1")
+    with pytest.raises(NodeError, match="it ends with 1 at once"):
+        await process.keep()
+
+
+async def test_of_a_panic_the_first_line_is_written_and_no_stack(tmp_path, hurry, caplog):
+    process = kept(tmp_path, "echo 'panic: oh'; echo; echo 'goroutine 1 [running]:'; exit 2")
+    with pytest.raises(NodeError, match=r"it has lost consensus \(panic: oh\)"):
+        await process.keep()
+    assert "goroutine" not in caplog.text
+
+
+async def test_what_a_person_can_mend_is_said_in_our_words(tmp_path, hurry, caplog):
+    said = line("Error dialing peer", err="incompatible: peer is on a different network. Got x")
+    process = kept(tmp_path, f"echo '{said}'; exit 1")
+    with pytest.raises(NodeError):
+        await process.keep()
+    assert "this node's chain spec is not the one of the others (Error dialing peer" in caplog.text
 
 
 async def test_the_same_complaint_is_written_once_a_minute(tmp_path, hurry, caplog):
@@ -485,6 +509,24 @@ async def test_a_block_that_breaks_the_rules_is_rejected_and_one_of_the_pool_is_
         assert await verdict(good) == abci.ProcessProposalAnswer.ACCEPT
         assert await verdict(good, good) == abci.ProcessProposalAnswer.REJECT
         assert await verdict(b"garbage") == abci.ProcessProposalAnswer.REJECT
+
+
+@pytest.mark.parametrize(("off", "word"), [(7200, "ahead of"), (-7200, "behind")])
+async def test_a_clock_that_is_hours_off_is_told_and_a_halt_is_not(off, word, caplog):
+    async with asked() as app:
+
+        async def judge(now):
+            app._clock = lambda: Moment((1_800_000_001 + now) * 1000)
+            request = abci.ProcessProposal(height=1, time=moment(1), proposer_address=OWN)
+            await app.answer(abci.Request(process_proposal=request))
+
+        await judge(off)  # the first block after a halt is as old as that
+        for _ in range(10):
+            await judge(1)
+        assert "clock" not in caplog.text
+        for _ in range(2 * apps.CLOCK_BLOCKS):
+            await judge(off)
+        assert caplog.text.count(f"s {word} the chain's time") == 1
 
 
 async def test_a_proposal_keeps_within_what_cometbft_allows():

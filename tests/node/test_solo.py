@@ -34,13 +34,13 @@ class ToyLedger:
     def waiting(self):
         return len(self.pool)
 
-    async def propose(self, moment, author):
+    async def propose(self, data):
         return () if self.stuck else tuple(self.pool[: self.size])
 
-    async def finalize(self, moment, author, extrinsics):
+    async def finalize(self, data, extrinsics):
         del self.pool[: len(extrinsics)]
         self.blocks.append(extrinsics)
-        self.moments.append(moment)
+        self.moments.append(data.moment)
         self.times.append(time.monotonic())
 
 
@@ -116,7 +116,7 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_chain():
 
 async def test_a_ledger_that_fails_stops_the_engine():
     class Full(ToyLedger):
-        async def finalize(self, moment, author, extrinsics):
+        async def finalize(self, data, extrinsics):
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):

@@ -7,6 +7,7 @@ from tests.runtime.local import (
     CHARLIE,
     DAVE,
     EVE,
+    CountingReader,
     Engine,
     LocalChain,
     absent,
@@ -29,6 +30,8 @@ from deepbrain.frame.consensus import (
     MisbehaviourKind,
 )
 from deepbrain.frame.dispatch import BadOriginError
+from deepbrain.frame.origin import INHERENT
+from deepbrain.frame.weight import READ, WRITE
 from deepbrain.pallets import validators
 from deepbrain.pallets.balances import Balances
 from deepbrain.pallets.validators import (
@@ -46,10 +49,10 @@ from deepbrain.pallets.validators import (
 )
 from deepbrain.primitives.ids import Hash
 from deepbrain.primitives.keys import Scheme
-from deepbrain.primitives.units import PLANCK, U32, U64, Balance, Seconds
+from deepbrain.primitives.units import PLANCK, U32, U64, Balance, Moment, Seconds
 from deepbrain.runtime.chainspec import BadChainSpec, ChainSpec
 from deepbrain.runtime.errors import InvalidBlock
-from deepbrain.runtime.executive import NO_ACCOUNT
+from deepbrain.runtime.executive import NO_AUTHOR
 from deepbrain.runtime.extrinsic import inherent
 from deepbrain.runtime.genesis import genesis_state
 from deepbrain.runtime.runtime import Runtime
@@ -560,6 +563,31 @@ def test_a_block_has_a_report_only_where_there_is_one(three):
         executive.apply_block(state, read, [clock, empty])
 
 
+def test_a_report_and_the_hooks_touch_no_more_than_they_are_charged_for(three):
+    for _ in range(MISSED):
+        three.block(report=absent(K2))
+    reported = CommitReport(
+        absent=tuple(address(pair) for pair in (K1, K2, K4)),
+        misbehaviours=double_signed(K1, K3, K4).misbehaviours,
+    )
+    call = Validators.report.make(absent=reported.absent, misbehaviours=reported.misbehaviours)
+    reader = CountingReader(three.state)
+    block = three.runtime.at(reader, three.head)
+    assert block.dispatch(call, INHERENT) is None
+    assert weight_of(reader, block) <= call.weight
+    enter(three, DAVE, K4, 3000)
+    reader = CountingReader(three.state)
+    block = three.runtime.at(reader, three.head)
+    block.timestamp.now.put(Moment(block.timestamp.now.get() + ERA * 1000))
+    charged = block.validators.post_inherents()
+    assert block.validators.updates.get()
+    assert weight_of(reader, block) <= charged + WRITE
+
+
+def weight_of(reader, block):
+    return len(set(reader.keys)) * READ + len(block.context.journal.changes()) * WRITE
+
+
 def test_who_signs_a_report_reports_nothing(three):
     call = Validators.report.make(absent=(address(K1),), misbehaviours=())
     assert three.refused(DAVE, call) == BadOriginError()
@@ -578,7 +606,7 @@ def test_the_validators_of_genesis_are_the_set(three):
     assert fresh.head != LocalChain(spec((ALICE, K1, 9001), (BOB, K2, 9000))).head
     executive = fresh.executive
     assert executive.author_of(fresh.state, address(K2)) == BOB.public
-    assert executive.author_of(fresh.state, address(K4)) == NO_ACCOUNT
+    assert executive.author_of(fresh.state, address(K4)) == NO_AUTHOR
 
 
 def file_with(*entries):
@@ -590,6 +618,7 @@ def file_with(*entries):
         "genesis": {
             "root": None,
             "micro_usd_per_dbc": 1000,
+            "source": None,
             "balances": {ALICE.address(): 10**5 * PLANCK},
             "validators": list(entries),
         },

@@ -104,6 +104,15 @@ class BalancesMachine(RuleBasedStateMachine):
             self.free[to] = self.free.get(to, 0) + int(amount)
             self.settle(to)
 
+    @rule(who=people, reason=reasons, other=reasons, amount=amounts)
+    def transfer_hold(self, who, reason, other, amount):
+        possible = amount <= self.held.get((who, reason), 0)
+        move = self.block.balances.transfer_hold
+        assert self.attempt(lambda: move(who, reason, other, amount)) == possible
+        if possible:
+            self.held[who, reason] = self.held.get((who, reason), 0) - int(amount)
+            self.held[who, other] = self.held.get((who, other), 0) + int(amount)
+
     @rule(who=people, reason=reasons, amount=amounts)
     def burn_held(self, who, reason, amount):
         possible = amount <= self.held.get((who, reason), 0)

@@ -19,7 +19,7 @@ from deepbrain.node.chain import Chain
 from deepbrain.node.node import load_spec
 from deepbrain.pallets.balances import Balances
 from deepbrain.pallets.system import System
-from deepbrain.primitives.ids import AccountId
+from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.state.memory import MemoryStore
 
 SENDERS = ("Alice", "Bob", "Charlie", "Dave", "Eve", "Ferdie")
@@ -29,7 +29,7 @@ TICK = 0.1
 AMOUNT = 10**15
 
 
-def genesis_of(town: Town):
+def genesis_of(town: Town) -> Hash:
     return Chain(MemoryStore(), load_spec(str(town.spec)), "load").genesis_hash
 
 
@@ -167,5 +167,7 @@ async def no_unit_lost(node: Validator) -> int:
     issuance = Balances.total_issuance.decode(
         await storage(node, Balances.total_issuance.key_of(), at)
     )
+    assert issued is not None
+    assert burned is not None
     assert total == issuance == int(issued) - int(burned)
     return total

@@ -12,11 +12,11 @@ import shutil
 import signal
 from typing import NamedTuple
 
-from tests.node.world import hexed
+from tests.node.world import account, hexed
 from tests.upgrade.next_version import NEXT, SOURCE
 from tests.validators.chain import STAKE, stash
 from tests.validators.load import Load, no_unit_lost, nonce, storage
-from tests.validators.town import Town, Validator, eventually
+from tests.validators.town import COMET_RPC, Town, Validator, eventually
 
 from deepbrain.frame.account import HoldReason
 from deepbrain.pallets.balances import Balances
@@ -26,6 +26,7 @@ from deepbrain.pallets.system import System
 from deepbrain.pallets.validators import Validators
 from deepbrain.primitives.ids import AccountId, OffenceId
 from deepbrain.primitives.units import U32, BlockNumber
+from deepbrain.state.trie import verify_proof
 
 HALT_SECONDS = 5.0
 
@@ -187,6 +188,35 @@ async def kills(town: Town, count: int, seed: int) -> int:
             victim.start()
     await town.grow(4, *town.validators)
     return count
+
+
+async def state_sync(town: Town) -> bool:
+    """Whether a new node joins by a snapshot, follows, and proves a balance under a root of theirs.
+
+    The validators take snapshots.
+    """
+    first = town[1]
+    trusted = await first.height()
+    commit = await first.comet_rpc(f"/commit?height={trusted}")
+    digest = commit["result"]["signed_header"]["commit"]["block_id"]["hash"]
+    node = town.newcomer(len(town.all) + 1)
+    servers = ",".join(f"{one.address}:{COMET_RPC}" for one in town.validators[:2])
+    node.more = (
+        *("--state-sync", servers, "--trust-height", str(trusted), "--trust-hash", str(digest)),
+    )
+    node.start()
+    await town.reach(trusted + 2, node)
+    await town.grow(3, node)
+    if await node.call("chain_getBlockHash", trusted - 200 if trusted > 200 else 1) is not None:
+        return False  # it has executed every block
+    height = await town.agree(node, *town.validators)
+    key = System.account.key_of(account("Alice"))
+    at = await node.call("chain_getBlockHash", height)
+    header = await first.call("chain_getHeader", at)
+    proof = await node.call("state_getReadProof", [hexed(key)], at)
+    nodes = [bytes.fromhex(one[2:]) for one in proof["proof"]]
+    value = verify_proof(bytes.fromhex(header["stateRoot"][2:]), nodes, key)
+    return value is not None and value == await storage(first, key, str(at))
 
 
 async def sound(town: Town, load: Load) -> int:

@@ -21,10 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from tests.hostile.world import IP, Place
@@ -105,13 +106,17 @@ class Validator:
             *(part for peer in self.peers for part in ("--peer", peer)),
             *self.more,
         ]
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
+        self.process = self.run_beside(argv, self.log)
+
+    def run_beside(self, argv: Sequence[str], log: Path) -> "subprocess.Popen[str]":
+        """A program on this host."""
+        with log.open("a") as out:
+            return subprocess.Popen(
                 argv,
                 text=True,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=out,
+                stderr=out,
                 cwd=ROOT,
                 preexec_fn=_inside(self.place),
             )
@@ -173,7 +178,7 @@ class Validator:
             await self._session.close()
             self._session = None
 
-    async def batch(self, *calls: tuple[str, list[object]]) -> list[dict[str, object]]:
+    async def batch(self, *calls: tuple[str, Sequence[object]]) -> list[dict[str, Any]]:
         """Answers to JSON-RPC calls. Raises: aiohttp.ClientError, TimeoutError: nobody answers."""
         frames = [
             {"jsonrpc": "2.0", "id": at, "method": method, "params": params}
@@ -212,7 +217,18 @@ def wait_gone(pid: int, seconds: float = 10.0) -> None:
 class Town:
     """The switch, and who hangs on it."""
 
-    def __init__(self, base: Path, count: int, *, interval_ms: int = 1000, **constants: object):
+    def __init__(
+        self,
+        base: Path,
+        count: int,
+        *,
+        interval_ms: int = 1000,
+        more: tuple[str, ...] = (),
+        balances: Mapping[str, int] | None = None,
+        **constants: Mapping[str, object],
+    ):
+        """`more`: further options of every node."""
+        self._more = more
         self.base = base
         self.switch = Place("switch")
         self.switch.sh(IP, "link", "set", "lo", "up")
@@ -221,7 +237,9 @@ class Town:
             self.switch.sh(IP, "link", "set", bridge, "up")
         self.spec = base / "chain.json"
         keys = [CometHome(self._data(n) / "comet").ensure_keys() for n in range(1, count + 1)]
-        spec = spec_file([each.key for each in keys], interval_ms=interval_ms, **constants)
+        spec = spec_file(
+            [each.key for each in keys], interval_ms=interval_ms, balances=balances, **constants
+        )
         self.spec.write_text(json.dumps(spec))
         self.validators = [self._settle(number, each) for number, each in enumerate(keys, 1)]
         self._introduce()
@@ -245,7 +263,7 @@ class Town:
         self.switch.sh(IP, "link", "set", port, "master", "one", "up")
         place.sh(IP, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
         place.sh(IP, "link", "set", "eth0", "up")
-        return Validator(number, place, self._data(number), self.spec, keys)
+        return Validator(number, place, self._data(number), self.spec, keys, more=self._more)
 
     def _introduce(self) -> None:
         for one in self.validators:
@@ -333,7 +351,7 @@ class Town:
     async def down(self) -> None:
         for one in self.all:
             await one.close()
-            if one.up:
+            if one.process is not None and one.up:
                 one.process.send_signal(signal.SIGTERM)
         for one in self.all:
             if one.process is not None:
@@ -346,7 +364,7 @@ class Town:
 
 
 @asynccontextmanager
-async def town(count: int, *, started: bool = True, **how: object) -> AsyncIterator[Town]:
+async def town(count: int, *, started: bool = True, **how: Any) -> AsyncIterator[Town]:
     """A town that makes blocks; afterwards nothing of it is left."""
     base = Path(tempfile.mkdtemp(prefix="validators-"))
     made = Town(base, count, **how)

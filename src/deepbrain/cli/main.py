@@ -74,6 +74,7 @@ PANELS: Final[dict[str, dict[str, Entry]]] = {
     },
     "Network": {
         "network": Entry("network.commands", "network", "Run a whole network on this machine."),
+        "replay": Entry("replay", "replay", "Execute every block again, and compare."),
     },
 }
 

@@ -84,6 +84,28 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 @contextlib.contextmanager
+def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr while things are counted (nothing where it is no terminal); `reached(count)`."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("dbc: {task.description}", markup=False), BarColumn(),
+               MofNCompleteColumn(), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(printable(label), total=total)
+        yield lambda count: bar.update(task, completed=count)
+
+
+@contextlib.contextmanager
 def waiting(label: str) -> Iterator[Callable[[str], None]]:
     """A spinner on stderr with what is awaited; `update(text)` changes it, or prints it plainly."""
     if not sys.stderr.isatty():

@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp.http_exceptions import HttpProcessingError
 
 from deepbrain.node import logs
-from deepbrain.node.comet.home import COMETBFT, CometConfig
+from deepbrain.node.comet.home import COMETBFT, CometConfig, StateSync
 from deepbrain.node.errors import NodeError
 from deepbrain.node.node import Node, NodeConfig, load_spec, run_until
 from deepbrain.node.relay.child import RelayChoice
@@ -25,6 +25,7 @@ from deepbrain.state.errors import StoreError
 DESCRIPTORS: Final = 8192
 _HOST_PORT: Final = r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}"
 _PLACE: Final = re.compile(_HOST_PORT)
+_BLOCK_HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
 _PEER: Final = re.compile(rf"[0-9a-f]{{40}}@{_HOST_PORT}")
 
 
@@ -102,6 +103,18 @@ def _parser() -> argparse.ArgumentParser:
     comet.add_argument(
         "--comet-metrics", default="", metavar="HOST:PORT", help="serve CometBFT's own metrics"
     )
+    comet.add_argument(
+        "--snapshot-interval", type=int, default=1000, metavar="BLOCKS",
+        help="blocks between snapshots that new nodes join by; 0: none",
+    )  # fmt: skip
+    comet.add_argument(
+        "--state-sync", default="", metavar="RPC,RPC",
+        help="join by a snapshot: CometBFT's RPC of two nodes, HOST:PORT each",
+    )  # fmt: skip
+    comet.add_argument(
+        "--trust-height", type=int, default=0, metavar="N", help="a block that you trust"
+    )
+    comet.add_argument("--trust-hash", default="", metavar="HEX", help="and its hash")
     parser.add_argument(
         "--relay", type=int, metavar="PORT", help="serve a relay on this port, TCP and UDP"
     )
@@ -153,6 +166,8 @@ def _comet(options: argparse.Namespace) -> CometConfig | None:
         peers=tuple(options.peer),
         rpc=_place(options, "comet_rpc"),
         metrics=_place(options, "comet_metrics"),
+        sync=_state_sync(options),
+        snapshot_interval=options.snapshot_interval,
         private=options.private,
     )
 
@@ -165,6 +180,23 @@ def _place(options: argparse.Namespace, name: str) -> str:
             f"The --{name.replace('_', '-')} {place[:100]} is not of the form HOST:PORT."
         )
     return place
+
+
+def _state_sync(options: argparse.Namespace) -> StateSync | None:
+    """Raises: NodeError: half of it is missing."""
+    if not 0 <= options.snapshot_interval <= 1_000_000:
+        raise NodeError("The --snapshot-interval must be between 0 and 1000000 blocks.")
+    if not options.state_sync:
+        return None
+    servers = tuple(part.strip() for part in options.state_sync.split(","))
+    if len(servers) < 2 or not all(map(_PLACE.fullmatch, servers)):
+        raise NodeError("The --state-sync must name two nodes or more, as HOST:PORT,HOST:PORT.")
+    if options.trust_height < 1 or not _BLOCK_HASH.fullmatch(options.trust_hash):
+        raise NodeError(
+            "A node joins at a block that you trust: give --trust-height and --trust-hash, as "
+            "CometBFT's RPC of a node of yours has them at /commit."
+        )
+    return StateSync(servers=servers, height=options.trust_height, hash=options.trust_hash.upper())
 
 
 async def _run(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ its context and extrinsics.
 
 Tables of the store:  headers  number → header          blocks    number → extrinsics
                       hashes   block hash → number      receipts  number → events
-                      meta     genesis, engine
+                      meta     genesis, engine, joined (the block of the snapshot this began with)
 """
 
 import gc
@@ -30,6 +30,7 @@ from deepbrain.frame.consensus import (
 )
 from deepbrain.frame.header import Header
 from deepbrain.node.errors import NodeError, UnknownBlock
+from deepbrain.node.snapshots import Rows, entries_of, examine
 from deepbrain.pallets.system import System
 from deepbrain.primitives.errors import DecodeError
 from deepbrain.primitives.hashing import blake2_256
@@ -145,6 +146,7 @@ class Chain:
         self._subscribed = 0
         self.genesis_hash = self._open(engine)
         self.spec = replace(spec, balances=())  # block 0 has them now
+        self._joined = int.from_bytes(self._store.table_get("meta", b"joined") or b"", "big")
         self.head = self._stored_head()
 
     # Those who make blocks, as the engine knows them.
@@ -247,6 +249,47 @@ class Chain:
         return Notice(
             self.head, outcome.extrinsics, outcome.changes, outcome.upgraded, outcome.weight
         )
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether this node has made no block: it stands at block 0, or at the snapshot it began with."""
+        return self.head.number in (0, self._joined)
+
+    def join(self, number: int, root: Hash, rows: Rows) -> Notice:
+        """Go on from block `number` of this chain, without those before it, in one transaction.
+
+        `root`: the state root after it, which somebody trusted vouches for. `rows`: see `snapshots`;
+        they are read twice. Raises: BadSnapshot: they are not what they should be, and all is as it
+        was. NodeError: this node has blocks. StoreError.
+        """
+        if not self.is_fresh or not 0 < number <= BlockNumber.MAX:
+            raise NodeError("Only a node without blocks can begin with a snapshot.")
+        found = examine(rows(), number, root, self.genesis_hash)
+        name, digest = _key(number), found.header.hash()
+        headers = {_key(each): header for each, header in found.headers.items()}
+        tables: dict[str, dict[bytes, bytes | None]] = {
+            table: dict(self._store.table_iterate(table, limit=16, prefix=prefix))
+            for table, prefix in (
+                ("meta", b""),
+                ("headers", _key(0)),
+                ("blocks", _key(0)),
+                ("hashes", self.genesis_hash),
+            )
+        }
+        tables["meta"][b"joined"] = name
+        tables["headers"].update(headers)
+        tables["hashes"].update({blake2_256(header): each for each, header in headers.items()})
+        tables["receipts"] = {name: found.events}
+        self._store.replace(number, root, entries_of(rows()), tables)
+        self._executed.clear()
+        self._joined = number
+        self.head = Head(number, digest, found.header)
+        return Notice(self.head, (), _Everything(self._store, number), upgraded=True)
+
+    @property
+    def oldest_block(self) -> int:
+        """The first block after block 0 that this node has whole."""
+        return self._joined + 1
 
     def _execute(self, order: Order, verified: Container[Hash]) -> Executed:
         known = self._executed.get(order)
@@ -410,6 +453,28 @@ class Chain:
         return None if data is None else Header.decode(data)
 
 
+class _Everything(Mapping[bytes, bytes | None]):
+    """A whole state as the changes of a block: every key may have changed."""
+
+    def __init__(self, store: Store, number: int) -> None:
+        self._store = store
+        self._number = number
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __getitem__(self, key: bytes) -> bytes | None:
+        with self._store.snapshot(self._number) as state:
+            return state.get(key)
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._store.snapshot(self._number) as state:
+            return iter([key for key, _ in state.iterate(b"")])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 @contextmanager
 def _collector_resting() -> Iterator[None]:
     """No garbage collection: a block makes 60 objects an extrinsic, and lets go of nearly all."""
@@ -470,6 +535,7 @@ def _fingerprint(spec: ChainSpec) -> Hash:
         [[who.hex(), str(amount)] for who, amount in spec.balances],
         [[one.stash.hex(), one.key.hex(), str(one.stake)] for one in spec.validators],
         None if spec.root is None else spec.root.hex(),
+        None if spec.source is None else spec.source.hex(),
         int(spec.micro_usd_per_dbc),
     ]
     return blake2_256(json.dumps(facts, sort_keys=True).encode())

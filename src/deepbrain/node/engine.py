@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 
 from deepbrain.frame.consensus import ConsensusAddress
 from deepbrain.node.chain import Executed, Head, InherentData
+from deepbrain.node.snapshots import Rows
+from deepbrain.primitives.ids import Hash
 from deepbrain.primitives.units import Moment
 
 
@@ -43,6 +45,12 @@ class Ledger(Protocol):
 
     async def finalize(self, data: InherentData, extrinsics: Sequence[bytes]) -> Head:
         """Make the block the head, for good. Raises: NodeError, StoreError: the node must stop."""
+
+    async def join(self, number: int, root: Hash, rows: Rows) -> Head:
+        """Begin with a snapshot, as `Chain.join` does.
+
+        Raises: BadSnapshot: all is as it was. NodeError, StoreError: the node must stop.
+        """
 
 
 class Traffic(NamedTuple):

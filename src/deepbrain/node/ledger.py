@@ -13,7 +13,9 @@ from typing import Final, TypeVar
 
 from deepbrain.node.chain import Chain, Executed, Head, InherentData, Order
 from deepbrain.node.pool import Pool
+from deepbrain.node.snapshots import Rows
 from deepbrain.primitives.hashing import blake2_256
+from deepbrain.primitives.ids import Hash
 from deepbrain.primitives.units import Moment
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,13 @@ class NodeLedger:
         self._pool.on_block(notice.head.number, notice.head.hash, notice.extrinsics)
         if notice.upgraded:
             await self._pool.revalidate()
+        self._chain.publish(notice)
+        return notice.head
+
+    async def join(self, number: int, root: Hash, rows: Rows) -> Head:
+        notice = await self._run(lambda: self._chain.join(number, root, rows))
+        self._pool.on_block(notice.head.number, notice.head.hash, ())
+        await self._pool.revalidate()
         self._chain.publish(notice)
         return notice.head
 

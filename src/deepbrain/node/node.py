@@ -150,7 +150,14 @@ class Node:
         # Its messages cost a megabyte and some milliseconds that a solo node need not spend.
         from deepbrain.node.comet.engine import CometEngine
 
-        return CometEngine(self.chain, self.ledger, self.pool, config.data / "comet", config.comet)
+        return CometEngine(
+            self.chain,
+            self.ledger,
+            self.pool,
+            config.data / "comet",
+            config.comet,
+            archive=config.archive,
+        )
 
     def _meter(self) -> Meter:
         return Meter(

@@ -11,12 +11,12 @@ from typing import Any, Final, NamedTuple
 
 from deepbrain.frame.consensus import MAX_VALIDATORS, ConsensusKey
 from deepbrain.primitives.errors import DeepBrainError
-from deepbrain.primitives.ids import AccountId
+from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.primitives.units import Balance, MicroUsd, Moment
 from deepbrain.scale.plain import NotPlain, from_plain
 
 _KEYS: Final = ("constants", "genesis", "id", "name", "target_interval_ms", "type")
-_GENESIS_KEYS: Final = ("balances", "micro_usd_per_dbc", "root", "validators")
+_GENESIS_KEYS: Final = ("balances", "micro_usd_per_dbc", "root", "source", "validators")
 _VALIDATOR_KEYS: Final = ("key", "stake", "stash")
 
 
@@ -59,6 +59,9 @@ class ChainSpec:
     root: AccountId | None
     """None: the chain has no root key from its first day."""
     micro_usd_per_dbc: MicroUsd
+    source: Hash | None = None
+    """The hash of the rules that block 0 names. None: that of the software at hand, so that another
+    release makes another chain of it; a chain that is to outlive its first release names one."""
 
     @classmethod
     def parse(cls, file: Mapping[str, Any]) -> "ChainSpec":
@@ -84,6 +87,7 @@ class ChainSpec:
             micro_usd_per_dbc=from_json(
                 MicroUsd, genesis["micro_usd_per_dbc"], "genesis.micro_usd_per_dbc"
             ),
+            source=_optional(Hash, genesis["source"], "genesis.source"),
         )
 
 

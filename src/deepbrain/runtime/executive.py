@@ -37,7 +37,7 @@ from deepbrain.primitives.units import U64, Balance, BlockNumber, Moment, Nonce
 from deepbrain.runtime.errors import Invalid, InvalidBlock, InvalidTransaction
 from deepbrain.runtime.extrinsic import Extrinsic, Signed, Signing, decode_extrinsic, inherent
 from deepbrain.runtime.limits import Room
-from deepbrain.runtime.runtime import NOBODY as NO_ACCOUNT
+from deepbrain.runtime.runtime import NOBODY as NO_AUTHOR
 from deepbrain.runtime.runtime import Runtime, RuntimeBlock
 from deepbrain.state.store import Reader
 from deepbrain.state.trie import ordered_root
@@ -195,7 +195,7 @@ class Executive:
 
     def author_of(self, reader: Reader, address: ConsensusAddress) -> AccountId:
         """Whose consensus key this is, by this state; `runtime.NOBODY` where nobody knows it."""
-        return self.runtime.at(reader, NO_HASH).validators.owner_of(address) or NO_ACCOUNT
+        return self.runtime.at(reader, NO_HASH).validators.owner_of(address) or NO_AUTHOR
 
     def validators(self, reader: Reader) -> tuple[ValidatorPower, ...]:
         """The set that the engine has once it has taken in all it was told up to this state."""

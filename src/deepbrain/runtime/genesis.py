@@ -21,7 +21,7 @@ def genesis_state(runtime: Runtime) -> dict[bytes, bytes]:
     """
     spec = runtime.spec
     block = runtime.block(EmptyState(), number=BlockNumber(0), parent_hash=NO_HASH, author=NOBODY)
-    block.system.set_runtime(SOURCE)
+    block.system.set_runtime(spec.source or SOURCE)
     block.system.figures.put(runtime.figures)
     block.system.extrinsics_root.put(EMPTY_ROOT)
     # Fees are smaller than the existential deposit: the treasury has to be there before the first.

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0xaeebf081db8a4a7fecdd54cb075df6206d5a46b1c3ccc5b9fcf781299b9765fd")
+SOURCE: Final = Hash.from_hex("0x9ad95a157ffabfebdc9a9a3855690c6333174e7800c495dd4d8d2ac72a7dcbc6")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

@@ -9,3 +9,7 @@ class StoreError(DeepBrainError):
 
 class UnknownState(StoreError):
     """The state of that block was never committed here, or is no longer kept."""
+
+
+class BadSnapshot(StoreError):
+    """A snapshot is not what it says, or not of a state that anybody vouches for."""

@@ -5,14 +5,15 @@ key, plus a sort of all keys where a block adds new ones.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from threading import RLock
 from typing import Self
 
 from deepbrain.primitives.ids import Hash
-from deepbrain.state.errors import UnknownState
+from deepbrain.state.errors import BadSnapshot, UnknownState
 from deepbrain.state.store import Commit, Retention, Snapshot, check_changes, check_head
 from deepbrain.state.trie.nodes import EMPTY_ROOT
+from deepbrain.state.trie.update import compute_root
 
 
 class _Versions:
@@ -149,6 +150,29 @@ class MemoryStore:
                         table.pop(key, None)
                     else:
                         table[key] = value
+
+    def replace(
+        self,
+        number: int,
+        root: Hash,
+        entries: Iterable[tuple[bytes, bytes]],
+        tables: Mapping[str, Mapping[bytes, bytes | None]],
+    ) -> None:
+        changes: dict[bytes, bytes | None] = dict(entries)
+        fresh = MemoryStore(retention=self._retention)
+        with fresh.snapshot() as nothing:
+            update = compute_root(nothing, changes)
+        if update.root != root:
+            raise BadSnapshot(f"The state's root is {update.root}, and not {root}.")
+        fresh.commit(
+            Commit(
+                number=number, root=root, changes=changes, branches=update.branches, tables=tables
+            )
+        )
+        with self._lock:
+            self._flat, self._branches = fresh._flat, fresh._branches
+            self._roots, self._tables = fresh._roots, fresh._tables
+            self._number = self.oldest = self.oldest_proof = number
 
     def rollback(self, number: int) -> None:
         with self._lock:

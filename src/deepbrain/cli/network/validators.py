@@ -108,9 +108,11 @@ def _spec(keys: "list[ConsensusKeys]") -> dict[str, Any]:
     from deepbrain.primitives import ss58
     from deepbrain.primitives.keys import Keypair
     from deepbrain.primitives.units import PLANCK
+    from deepbrain.runtime.source import SOURCE
 
     local = files("deepbrain.runtime") / "specs" / "local.json"
     spec: dict[str, Any] = json.loads(local.read_text())
+    spec["genesis"]["source"] = str(SOURCE)  # a later release goes on with this chain
     spec["constants"].setdefault("Timestamp", {})["genesis_time"] = time.time_ns() // 10**6
     for number, each in enumerate(keys, 1):
         stash = ss58.encode(Keypair.from_uri(stash_of(number)).public)

@@ -12,7 +12,7 @@ it written before, a crash between the two would leave us ahead of CometBFT, whi
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from deepbrain.frame.consensus import (
@@ -27,9 +27,12 @@ from deepbrain.frame.consensus import (
 from deepbrain.node.chain import Chain, InherentData
 from deepbrain.node.comet import abci_pb2 as abci
 from deepbrain.node.comet.home import APP_VERSION
+from deepbrain.node.comet.retaining import Retaining
+from deepbrain.node.comet.snapshots import Snapshots
 from deepbrain.node.engine import Ledger
 from deepbrain.node.errors import NodeError, UnknownBlock
 from deepbrain.node.pool import Pool
+from deepbrain.node.solo import calendar
 from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import Hash
 from deepbrain.primitives.units import BlockNumber, Moment
@@ -49,6 +52,10 @@ MAX_OUTBOX: Final = 40_000
 QUIET_SECONDS: Final = 0.002
 LONGEST_WAIT: Final = 0.05
 """How long the extrinsics of peers wait for consensus to be at rest."""
+CLOCK_SECONDS: Final = 30
+"""How far a clock may be off the chain's time before its owner hears of it."""
+CLOCK_BLOCKS: Final = 3
+"""Blocks in a row that it must be off: after a halt, one block is as old as the halt was long."""
 PER_EXTRINSIC: Final = 4
 """Bytes that CometBFT adds to each in a block, at most."""
 
@@ -96,6 +103,9 @@ class App:
         chain_id: str,
         own: ConsensusAddress,
         last_signed: int,
+        snapshots: Snapshots | None = None,
+        retaining: Retaining | None = None,
+        clock: Callable[[], Moment] = calendar,
     ) -> None:
         self._chain = chain
         self._ledger = ledger
@@ -103,6 +113,11 @@ class App:
         self._chain_id = chain_id
         self._own = own
         self._last_signed = last_signed
+        self._snapshots = snapshots
+        self._retaining = retaining
+        self._clock = clock
+        self._clock_off = 0
+        """For how many proposals in a row it was."""
         self._decided: tuple[InherentData, tuple[bytes, ...]] | None = None
         self._inbox: OrderedDict[Hash, bytes] = OrderedDict()
         self._inbox_bytes = 0
@@ -172,7 +187,8 @@ class App:
             case "query":
                 return abci.Response(query=self._query(request.query))
             case "list_snapshots":
-                return abci.Response(list_snapshots=abci.ListSnapshotsAnswer())
+                listed = [] if self._snapshots is None else self._snapshots.shelf.listed()
+                return abci.Response(list_snapshots=abci.ListSnapshotsAnswer(snapshots=listed))
             case _:
                 return None
 
@@ -202,6 +218,9 @@ class App:
             case "check_tx":
                 return abci.Response(check_tx=await self._check(request.check_tx.tx))
             case other:
+                answer = None if self._snapshots is None else await self._snapshots.answer(request)
+                if answer is not None:
+                    return answer
                 raise NodeError(f"CometBFT asks for {other}, which this node does not answer.")
 
     # The chain.
@@ -296,6 +315,7 @@ class App:
     async def _process(self, request: abci.ProcessProposal) -> abci.ProcessProposalAnswer:
         self.live = True
         data = self._data(request, request.proposed_last_commit)
+        self._compare_clocks(data.moment)
         good = await self._ledger.accepts(data, tuple(request.txs))
         answer = abci.ProcessProposalAnswer
         return answer(status=answer.ACCEPT if good else answer.REJECT)
@@ -322,8 +342,16 @@ class App:
             raise NodeError("CometBFT commits a block that it has not shown.")
         data, extrinsics = self._decided
         self._decided = None
-        await self._ledger.finalize(data, extrinsics)
-        return abci.CommitAnswer(retain_height=0)
+        head = await self._ledger.finalize(data, extrinsics)
+        return abci.CommitAnswer(retain_height=self._after(head.number))
+
+    def _after(self, number: int) -> int:
+        """What follows a block: a snapshot, now and then; gives the first block that is still needed."""
+        oldest = None
+        if self._snapshots is not None:
+            self._snapshots.keeper.on_block(number)
+            oldest = self._snapshots.shelf.oldest
+        return 0 if self._retaining is None else self._retaining.from_height(oldest)
 
     def _data(self, facts: Facts, commit: Votes) -> InherentData:
         """Raises: NodeError: the block does not follow our head."""
@@ -352,6 +380,17 @@ class App:
                 )[:MAX_MISBEHAVIOURS],
             ),
         )
+
+    def _compare_clocks(self, moment: Moment) -> None:
+        """Tell whoever runs this machine that its clock is not that of the others."""
+        seconds = (int(self._clock()) - int(moment)) // 1000
+        self._clock_off = self._clock_off + 1 if abs(seconds) > CLOCK_SECONDS else 0
+        if self._clock_off == CLOCK_BLOCKS:
+            log.error(
+                "this machine's clock is %d s %s the chain's time: set it, and keep it right with NTP",
+                abs(seconds),
+                "ahead of" if seconds > 0 else "behind",
+            )
 
     def _ensure_no_twin(self, commit: abci.CommitInfo, height: int) -> None:
         """Raises: NodeError: our key has signed a block while this node was away."""

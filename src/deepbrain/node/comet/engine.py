@@ -12,6 +12,8 @@ from deepbrain.node.comet.app import App
 from deepbrain.node.comet.home import COMETBFT, SOCKET, CometConfig, CometHome, chain_id
 from deepbrain.node.comet.process import CometProcess
 from deepbrain.node.comet.program import find_cometbft
+from deepbrain.node.comet.retaining import Retaining
+from deepbrain.node.comet.snapshots import Snapshots
 from deepbrain.node.comet.socket import serving
 from deepbrain.node.engine import Ledger, Traffic
 from deepbrain.node.pool import Pool
@@ -28,7 +30,14 @@ class CometEngine:
     name = COMETBFT
 
     def __init__(
-        self, chain: Chain, ledger: Ledger, pool: Pool, home: Path, config: CometConfig
+        self,
+        chain: Chain,
+        ledger: Ledger,
+        pool: Pool,
+        home: Path,
+        config: CometConfig,
+        *,
+        archive: bool = False,
     ) -> None:
         """Raises: NodeError: CometBFT is not here, or its directory is damaged."""
         self.program = find_cometbft(config.program)
@@ -37,6 +46,7 @@ class CometEngine:
         self.chain_id = chain_id(chain.spec.id, chain.genesis_hash)
         self._chain = chain
         self._config = config
+        self.snapshots = Snapshots.at(home.parent, chain, ledger, config.snapshot_interval)
         self.app = App(
             chain,
             ledger,
@@ -44,6 +54,8 @@ class CometEngine:
             chain_id=self.chain_id,
             own=self.keys.address,
             last_signed=self.home.last_signed(),
+            snapshots=self.snapshots,
+            retaining=Retaining(chain, archive=archive),
         )
         self.process = CometProcess(
             self.program, home, prepare=self._prepare, height=lambda: chain.head.number
@@ -71,6 +83,7 @@ class CometEngine:
                 asyncio.create_task(self.process.keep(), name="cometbft"),
                 asyncio.create_task(self.app.drain(), name="drain"),
                 asyncio.create_task(self._watch(), name="watch"),
+                asyncio.create_task(self.snapshots.keeper.keep(), name="snapshots"),
             ]
             try:
                 await asyncio.wait((*tasks, self.app.failed), return_when=asyncio.FIRST_COMPLETED)
@@ -86,7 +99,8 @@ class CometEngine:
 
     def _prepare(self) -> None:
         runtime = self._chain.executive(self._chain.spec_version()).runtime
-        self.home.write(runtime, self.chain_id, self._config)
+        # Also where a crash came between our joining and CometBFT's: it joins again.
+        self.home.write(runtime, self.chain_id, self._config, may_join=self._chain.is_fresh)
 
     async def _watch(self) -> None:
         """Say when the height stands still: CometBFT itself calls that healthy."""

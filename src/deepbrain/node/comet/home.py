@@ -3,6 +3,7 @@
     <home>/config/{genesis.json, config.toml}         made again at every start
                   {node_key, priv_validator_key}.json made once; the second is what a validator votes with
     <home>/data/  its blocks, and priv_validator_state.json, the last thing it signed
+    <home>/statesync/ chunks that it gets while it joins; empty at start
     <home>/abci.sock                                  where it meets the node
 
 Genesis comes from the chain spec alone, so that all nodes of a chain have the same one; its validators
@@ -14,6 +15,7 @@ import base64
 import json
 import os
 import secrets
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,9 +36,25 @@ MAX_CHAIN_ID: Final = 50
 TWIN_CHECK_BLOCKS: Final = 20
 """How far a node that has never signed looks back for signatures of its key."""
 
+MAX_CHUNKS: Final = 16_384
+"""Of a snapshot: 16 GiB of state, and half a megabyte of hashes."""
+
 COMETBFT: Final = "cometbft"
 """The engine's name."""
 SOCKET: Final = "abci.sock"
+STATE_SYNC: Final = "statesync"
+"""Where chunks are before the node has them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSync:
+    """Where a new node joins: by a snapshot of its peers' that a light client checks."""
+
+    servers: tuple[str, ...]
+    """CometBFT's RPC of two nodes or more, `HOST:PORT`; they need not be trusted."""
+    height: int
+    """A block that whoever starts the node trusts, and its hash, in hexadecimal."""
+    hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +73,10 @@ class CometConfig:
     """`HOST:PORT` of its read-only RPC, for light clients and state sync; empty: none."""
     metrics: str = ""
     """`HOST:PORT` of its own metrics; empty: none."""
+    sync: StateSync | None = None
+    """How a node without blocks joins; None: it executes every block."""
+    snapshot_interval: int = 1000
+    """Blocks between the snapshots that others join by; 0: none."""
     private: bool = False
     """Whether the network is one machine or a private net: addresses may repeat, and are not gossiped."""
 
@@ -123,18 +145,27 @@ class CometHome:
                 "not signed for some minutes, remove the file and start again."
             ) from error
 
-    def write(self, runtime: Runtime, name: str, config: CometConfig) -> None:
-        """Make genesis and settings anew; `name` is the chain id. Raises: NodeError."""
+    def write(
+        self, runtime: Runtime, name: str, config: CometConfig, *, may_join: bool = False
+    ) -> None:
+        """Make genesis and settings anew; `name` is the chain id. Raises: NodeError.
+
+        `may_join`: the node has no blocks, and joins by a snapshot if its settings say so.
+        """
         _write(self._config / "genesis.json", genesis_of(runtime, name), mode=0o644)
         target = int(runtime.spec.target_interval)
         first = self.last_signed() == 0
-        _replace(self._config / "config.toml", settings_of(config, target, first=first).encode())
+        shutil.rmtree(self.path / STATE_SYNC, ignore_errors=True)
+        _make_private(self.path / STATE_SYNC)
+        # Whoever signed the block that is trusted must still have something to lose.
+        trust = max(1, evidence_seconds(runtime) // 2) if may_join else 0
+        settings = settings_of(config, target, first=first, trust_seconds=trust)
+        _replace(self._config / "config.toml", settings.encode())
 
 
 def genesis_of(runtime: Runtime, name: str) -> dict[str, Any]:
-    """CometBFT's genesis file. Evidence can be reported for as long as stake can be slashed."""
+    """CometBFT's genesis file."""
     constants = runtime.constants
-    unbonding = int(constants["Validators"]["unbonding"])
     start = int(constants["Timestamp"]["genesis_time"])
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=start)
     return {
@@ -145,7 +176,7 @@ def genesis_of(runtime: Runtime, name: str) -> dict[str, Any]:
             "block": {"max_bytes": str(MAX_BLOCK), "max_gas": "-1"},
             "evidence": {
                 "max_age_num_blocks": str(evidence_blocks(runtime)),
-                "max_age_duration": str(unbonding * 10**9),
+                "max_age_duration": str(evidence_seconds(runtime) * 10**9),
                 "max_bytes": str(1 << 20),
             },
             "validator": {"pub_key_types": ["ed25519"]},
@@ -156,19 +187,29 @@ def genesis_of(runtime: Runtime, name: str) -> dict[str, Any]:
     }
 
 
-def evidence_blocks(runtime: Runtime) -> int:
-    """Blocks for which evidence is good: those that unbonding takes."""
+def evidence_seconds(runtime: Runtime) -> int:
+    """How long evidence is good: as long as the stake that it is about is surely still held.
+
+    Whoever unbonds goes on voting until the next election, so it is an era less than unbonding takes.
+    """
     unbonding = int(runtime.constants["Validators"]["unbonding"])
-    return max(1, unbonding * 1000 // int(runtime.spec.target_interval))
+    return max(1, unbonding - int(runtime.constants["Timestamp"]["era_length"]) // 1000)
 
 
-def settings_of(config: CometConfig, target_ms: int, *, first: bool) -> str:
+def evidence_blocks(runtime: Runtime) -> int:
+    """The blocks of that time."""
+    return max(1, evidence_seconds(runtime) * 1000 // int(runtime.spec.target_interval))
+
+
+def settings_of(config: CometConfig, target_ms: int, *, first: bool, trust_seconds: int = 0) -> str:
     """CometBFT's settings; what is not here has its default.
 
-    A height takes as long as CometBFT waits after a commit and 0.15 s of gossip. `first`: this home has
-    signed nothing yet, so a signature of its key in the last blocks is that of a twin.
+    A height takes as long as CometBFT waits after a commit, 0.05 s of gossip (0.2 s by its default), and
+    what the network and the block itself need. `first`: this home has signed nothing yet, so a signature
+    of its key in the last blocks is that of a twin. `trust_seconds`: how old a block may
+    be that a joining node trusts; 0: this one does not join.
     """
-    commit = max(target_ms - 150, 10)
+    commit = max(target_ms - 120, 10)
     strict = not config.private
     sections: dict[str, dict[str, str | int | bool]] = {
         "": {
@@ -208,10 +249,11 @@ def settings_of(config: CometConfig, target_ms: int, *, first: bool) -> str:
             "reap_max_bytes": 65_536,
             "reap_max_gas": 0,
         },
-        "statesync": {"enable": False},
+        "statesync": _joins(config.sync, trust_seconds),
         "consensus": {
             "timeout_propose": "1s",
             "timeout_commit": f"{commit}ms",
+            "peer_gossip_sleep_duration": "10ms",
             # The pool is ours, and CometBFT does not hear when something comes into it.
             "create_empty_blocks": True,
             "create_empty_blocks_interval": "0s",
@@ -230,6 +272,22 @@ def settings_of(config: CometConfig, target_ms: int, *, first: bool) -> str:
         # JSON's strings, numbers and truth values are TOML's too.
         lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     return "\n".join(lines) + "\n"
+
+
+def _joins(sync: StateSync | None, trust_seconds: int) -> dict[str, str | int | bool]:
+    """How CometBFT joins, or that it does not."""
+    if sync is None or not trust_seconds:
+        return {"enable": False}
+    return {
+        "enable": True,
+        "rpc_servers": ",".join(sync.servers),
+        "trust_height": sync.height,
+        "trust_hash": sync.hash,
+        "trust_period": f"{trust_seconds}s",
+        "discovery_time": "5s",
+        "temp_dir": STATE_SYNC,
+        "max_snapshot_chunks": MAX_CHUNKS,
+    }
 
 
 def _key_in(path: Path) -> Keypair:

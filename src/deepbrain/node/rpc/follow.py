@@ -104,6 +104,9 @@ class Follow:
         number, name = notice.head.number, str(notice.head.hash)
         if number <= self._announced:  # it was the head already when this began
             return
+        if number > self._announced + 1:  # the node has joined by a snapshot: nothing leads there
+            self.stop()
+            return
         self._announced = number
         oldest = next(iter(self._pinned.values()), number)
         if len(self._pinned) >= MAX_PINNED or number - oldest > MAX_PINNED_AGE:

@@ -1,57 +1,30 @@
 """The store on disk: what one block writes, in one transaction, and what guards it."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final
 
 import lmdb
 
 from deepbrain.primitives.ids import Hash
-from deepbrain.state.errors import StoreError, UnknownState
+from deepbrain.state.errors import BadSnapshot, StoreError, UnknownState
+from deepbrain.state.lmdb.reader import FORMAT, HEAD, MAP_SIZE, Head, LmdbReader, table_front
 from deepbrain.state.lmdb.snapshot import LmdbSnapshot
-from deepbrain.state.lmdb.versions import DatedTable, DatedView, PlainTable, View, block_name
+from deepbrain.state.lmdb.versions import DatedView, View, block_name
 from deepbrain.state.lock import DirectoryLock
-from deepbrain.state.store import (
-    Commit,
-    Retention,
-    Snapshot,
-    check_changes,
-    check_head,
-    prefix_end,
-)
+from deepbrain.state.store import Commit, Retention, batched, check_changes, check_head
 from deepbrain.state.trie.nodes import EMPTY_ROOT
+from deepbrain.state.trie.update import compute_root
 
-MAP_SIZE: Final = 1 << 40
-"""The largest the database can grow. The file is sparse: it takes what is in it."""
 MIN_FREE: Final = 256 << 20
 """Bytes of disk that a commit leaves free."""
-
-_FORMAT: Final = b"2"
-_HEAD: Final = b"head"
-
-
-class _Head(NamedTuple):
-    """The record that says which blocks there are; one object, replaced whole, read by any thread."""
-
-    number: int
-    root: Hash
-    oldest: int
-    oldest_proof: int
-
-    def encode(self) -> bytes:
-        return self.root + b"".join(
-            map(block_name, (self.number, self.oldest, self.oldest_proof)),
-        )
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        numbers = (int.from_bytes(data[at : at + 4], "big") for at in (32, 36, 40))
-        return cls(next(numbers), Hash(data[:32]), next(numbers), next(numbers))
+READER_CHECK: Final = 256
+"""Blocks after which readers of other processes that were killed are looked for: they hold pages."""
 
 
-class LmdbStore:
+class LmdbStore(LmdbReader):
     """A `Store` in a directory, made where it is missing.
 
     Cost of a commit at 100,000 keys: about 10 µs a changed flat key with its history, the same a
@@ -89,7 +62,7 @@ class LmdbStore:
             raise
 
     def _open(self, map_size: int, sync: bool) -> None:
-        self._env: Any = lmdb.open(
+        env = lmdb.open(
             str(self._directory),
             map_size=map_size,
             max_dbs=8,
@@ -97,23 +70,12 @@ class LmdbStore:
             sync=sync,
             readahead=False,
         )
-        self._env.reader_check()
-        self._flat = DatedTable(self._env, "flat")
-        self._branches = PlainTable(self._env, "branches")
-        self._roots = self._env.open_db(b"roots")
-        self._tables = self._env.open_db(b"tables")
-        self._meta = self._env.open_db(b"meta")
+        env.reader_check()
+        self._take(env)
         with self._env.begin(write=True, db=self._meta) as txn:
-            if txn.get(b"format", _FORMAT) != _FORMAT:
-                raise StoreError(
-                    f"{self._directory} was written by another version: use that, or export and import."
-                )
-            txn.put(b"format", _FORMAT)
+            self._check_format(txn)
+            txn.put(b"format", FORMAT)
             self._head = self._read_head(txn)
-
-    def _read_head(self, txn: Any) -> _Head | None:
-        head = txn.get(_HEAD, db=self._meta)
-        return None if head is None else _Head.decode(head)
 
     @property
     def number(self) -> int | None:
@@ -131,37 +93,12 @@ class LmdbStore:
     def oldest_proof(self) -> int:
         return self._head.oldest_proof if self._head else 0
 
-    def snapshot(self, number: int | None = None) -> Snapshot:
-        with self._explained():
-            txn = self._env.begin()
-        try:
-            return self._snapshot(txn, self._read_head(txn), number)
-        except BaseException:
-            txn.abort()
-            raise
-
-    def _snapshot(self, txn: Any, head: _Head | None, number: int | None) -> LmdbSnapshot:
-        if head is None and number is None:
-            head = _Head(0, EMPTY_ROOT, 0, 0)
-        wanted = head.number if head is not None and number is None else number
-        if head is None or wanted is None or not head.oldest <= wanted <= head.number:
-            raise UnknownState(f"The state of block {wanted} is not kept by this node.")
-        past = range(wanted + 1, head.number + 1)
-        provable = wanted >= head.oldest_proof
-        return LmdbSnapshot(
-            txn,
-            DatedView(txn, self._flat, past),
-            View(txn, self._branches, past) if provable else None,
-            wanted,
-            Hash(txn.get(block_name(wanted), db=self._roots)) if past else head.root,
-        )
-
     def commit(self, commit: Commit) -> None:
         check_head(self.number, commit.number)
         check_changes(commit.changes)
         readable, provable = self._retention.oldest(commit.number, commit.prune_below)
         first = self._head is None
-        head = _Head(
+        head = Head(
             commit.number,
             Hash(commit.root),
             commit.number if first else max(self.oldest, readable),
@@ -173,11 +110,13 @@ class LmdbStore:
             self._branches.write(txn, number, commit.branches, commit.before, first=first)
             self._write_tables(txn, commit.tables)
             txn.put(block_name(commit.number), head.root, db=self._roots)
-            txn.put(_HEAD, head.encode(), db=self._meta)
+            txn.put(HEAD, head.encode(), db=self._meta)
             self._prune(txn, head)
         self._head = head
+        if commit.number % READER_CHECK == 0:
+            self._env.reader_check()
 
-    def _prune(self, txn: Any, head: _Head) -> None:
+    def _prune(self, txn: Any, head: Head) -> None:
         limit = self._retention.prune_limit
         self._flat.prune(txn, head.oldest, limit)
         self._branches.prune(txn, head.oldest_proof, limit)
@@ -192,12 +131,52 @@ class LmdbStore:
 
     def _write_tables(self, txn: Any, tables: Mapping[str, Mapping[bytes, bytes | None]]) -> None:
         for name, rows in tables.items():
-            front = _table_front(name)
+            front = table_front(name)
             for key, value in rows.items():
                 if value is None:
                     txn.delete(front + key, db=self._tables)
                 else:
                     txn.put(front + key, value, db=self._tables)
+
+    def replace(
+        self,
+        number: int,
+        root: Hash,
+        entries: Iterable[tuple[bytes, bytes]],
+        tables: Mapping[str, Mapping[bytes, bytes | None]],
+    ) -> None:
+        with self._writing() as txn:
+            for table in (self._flat, self._branches):
+                txn.drop(table.current, delete=False)
+                txn.drop(table.undo, delete=False)
+            for each in (self._flat.gone, self._roots, self._tables):
+                txn.drop(each, delete=False)
+            found = self._fill(txn, number, entries)
+            if found != root:
+                raise BadSnapshot(f"The state's root is {found}, and not {root}.")
+            self._write_tables(txn, tables)
+            head = Head(number, root, number, number)
+            txn.put(block_name(number), root, db=self._roots)
+            txn.put(HEAD, head.encode(), db=self._meta)
+        self._head = head
+
+    def _fill(self, txn: Any, number: int, entries: Iterable[tuple[bytes, bytes]]) -> Hash:
+        """Write a state into empty tables; its root. Memory is bounded: the trie grows by batches."""
+        found = EMPTY_ROOT
+        for batch in batched(entries):
+            check_changes(batch)
+            state = LmdbSnapshot(
+                txn,
+                DatedView(txn, self._flat, range(0)),
+                View(txn, self._branches, range(0)),
+                number,
+                found,
+            )
+            update = compute_root(state, batch)
+            self._flat.write(txn, number, batch, first=True)
+            self._branches.write(txn, number, update.branches, update.before, first=True)
+            found = update.root
+        return found
 
     def rollback(self, number: int) -> None:
         head = self._head
@@ -210,40 +189,11 @@ class LmdbStore:
             while roots.last() and roots.key() > block_name(number):
                 roots.delete()
             head = head._replace(number=number, root=Hash(roots.value()))
-            txn.put(_HEAD, head.encode(), db=self._meta)
+            txn.put(HEAD, head.encode(), db=self._meta)
         self._head = head
 
-    def table_get(self, table: str, key: bytes) -> bytes | None:
-        with self._explained(), self._env.begin(db=self._tables) as txn:
-            try:
-                value: bytes | None = txn.get(_table_front(table) + key)
-            except lmdb.BadValsizeError:  # no such key can have been written
-                value = None
-            return value
-
-    def table_iterate(
-        self,
-        table: str,
-        prefix: bytes = b"",
-        after: bytes | None = None,
-        *,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> list[tuple[bytes, bytes]]:
-        front = _table_front(table)
-        rows: list[tuple[bytes, bytes]] = []
-        with self._explained(), self._env.begin(db=self._tables) as txn:
-            walk = _backwards if reverse else _forwards
-            for key, value in walk(
-                txn.cursor(), front + prefix, None if after is None else front + after
-            ):
-                if (limit is not None and len(rows) >= limit) or not key.startswith(front + prefix):
-                    break
-                rows.append((key[len(front) :], value))
-        return rows
-
     def close(self) -> None:
-        self._env.close()
+        super().close()
         self._lock.release()
 
     @contextmanager
@@ -257,36 +207,3 @@ class LmdbStore:
             )
         with self._explained(), self._env.begin(write=True) as txn:
             yield txn
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say in one sentence what the database could not do."""
-        try:
-            yield
-        except lmdb.MapFullError as error:
-            raise StoreError(
-                f"The database in {self._directory} reached its largest size."
-            ) from error
-        except (lmdb.Error, OSError) as error:
-            raise StoreError(f"The database in {self._directory} failed: {error}.") from error
-
-
-def _table_front(name: str) -> bytes:
-    """What the keys of a table of the node start with."""
-    encoded = name.encode()
-    return bytes((len(encoded),)) + encoded
-
-
-def _forwards(cursor: Any, prefix: bytes, after: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-    start = prefix if after is None else max(prefix, after + b"\x00")
-    if cursor.set_range(start):
-        yield from cursor
-
-
-def _backwards(cursor: Any, prefix: bytes, after: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-    end = prefix_end(prefix)
-    if after is not None:
-        end = after if end is None else min(end, after)
-    found = cursor.set_range(end) if end is not None else False
-    if cursor.prev() if found else cursor.last():
-        yield from cursor.iterprev()

@@ -93,8 +93,8 @@ def test_a_third_validator_joins_two_that_run(tmp_path: Path) -> None:
         stop(node)
         node = None
         signed = home_of(data).last_signed()
-        for path in (data / "chain", *(data / "comet" / "data").glob("*.db")):
-            shutil.rmtree(path)
+        for path in (data / "chain", data / "snapshots", *(data / "comet" / "data").glob("*.db")):
+            shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(data / "comet" / "data" / "cs.wal")
         node = start(argv, tmp_path, rpc)
         signs_beyond(data, signed + 1)

@@ -76,6 +76,7 @@ class NodeLedger:
 
     async def join(self, number: int, root: Hash, rows: Rows) -> Head:
         notice = await self._run(lambda: self._chain.join(number, root, rows))
+        self._spent = 0.0
         self._pool.on_block(notice.head.number, notice.head.hash, ())
         await self._pool.revalidate()
         self._chain.publish(notice)

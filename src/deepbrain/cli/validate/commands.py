@@ -209,7 +209,7 @@ async def _join(
     *,
     yes: bool,
 ) -> None:
-    from deepbrain.cli.validate.staking import fee_of, one_call, plan_joining, read_stash, submit
+    from deepbrain.cli.validate.staking import fee_of, one_call, plan_joining, read_stash
     from deepbrain.cli.validate.standing import read_era
     from deepbrain.pallets.validators import Validators
 
@@ -230,7 +230,7 @@ async def _join(
             "and can be slashed until then"
         )
         _confirm("dbc: put this at stake?", yes=yes)
-        receipt = await submit(client, calls, chosen.unlock())
+        receipt = await client.submit(one_call(calls), chosen.unlock())
         now = await read_stash(client, chosen.account)
         era = await read_era(client, client.at())
         say(

@@ -26,7 +26,6 @@ from deepbrain.runtime.version import SPEC_VERSION, TRANSACTION_VERSION
 
 if TYPE_CHECKING:
     from deepbrain.client import Client
-    from deepbrain.client.submit import Receipt
     from deepbrain.frame.calls import Call
 
 
@@ -154,8 +153,3 @@ async def fee_of(client: "Client", call: "Call") -> int:
         return int(found["partialFee"])
     except (KeyError, TypeError, ValueError) as error:
         raise DecodeError("the node names no fee") from error
-
-
-async def submit(client: "Client", calls: "Sequence[Call]", pair: Keypair) -> "Receipt":
-    """Have the calls made, all or none; the block that did it is final where that is asked for."""
-    return await client.submit(one_call(calls), pair)

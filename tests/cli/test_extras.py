@@ -18,7 +18,8 @@ def test_each_extra_lists_the_modules_of_its_packages() -> None:
     provided = importlib.metadata.packages_distributions()
     for extra, requirements in declared.items():
         packages = {re.split("[>=]=", requirement)[0].lower() for requirement in requirements}
-        listed = {provided[module][0].lower().replace("_", "-") for module in EXTRAS[extra]}
+        tops = {module.partition(".")[0] for module in EXTRAS[extra]}
+        listed = {provided[top][0].lower().replace("_", "-") for top in tops}
         assert listed == packages
 
 
@@ -29,3 +30,9 @@ def test_what_is_missing_is_named_by_the_command_that_installs_it(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'deepbrain\[node,provider\]'"):
         ensure_installed("node", "provider")
+
+
+def test_a_package_within_one_that_is_missing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXTRAS, "node", ("nosuch.within",))
+    with pytest.raises(UserError, match="pip install"):
+        ensure_installed("node")

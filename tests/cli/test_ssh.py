@@ -47,9 +47,9 @@ async def test_each_direction_of_a_tunnel_ends_by_itself(tmp_path: Path) -> None
         got.set_result(await reader.read())
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
     async with front(tmp_path) as made, made.connect() as connection:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
         reader, writer = await connection.open_connection("localhost", port)
         assert await reader.read() == b"greeting"
         writer.write(b"x" * 300_000)
@@ -68,8 +68,8 @@ async def test_a_slow_service_is_given_all_before_its_tunnel_ends(tmp_path: Path
         got.set_result(len(await reader.read()))
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024)
     async with front(tmp_path) as made:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024)
         async with dial(made.execs, str(server.sockets[0].getsockname()[1])) as tunnel:
             source = asyncio.StreamReader()
             source.feed_data(b"x" * 3_000_000)
@@ -88,8 +88,8 @@ async def test_what_was_sent_before_a_close_is_delivered(tmp_path: Path) -> None
         got.set_result(len(await reader.read()))
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024)
     async with front(tmp_path) as made, made.connect() as connection:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024)
         port = server.sockets[0].getsockname()[1]
         _, writer = await connection.open_connection("localhost", port)
         writer.write(b"x" * 1_500_000)
@@ -112,8 +112,8 @@ async def test_an_endless_service_ends_with_its_listener(
                 await writer.drain()
         ended.set()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with front(tmp_path) as made, made.connect() as connection:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         reader, writer = await connection.open_connection("localhost", port)
         assert await reader.read(4) == b"tick"

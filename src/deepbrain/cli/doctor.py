@@ -4,6 +4,7 @@ A check looks at one thing and gives findings; whoever adds one adds it to `CHEC
 findings are what scripts go by: they stay.
 """
 
+import asyncio
 import shutil
 import sys
 import tempfile
@@ -33,6 +34,9 @@ _LEAST_MEMORY: Final = 2 << 30
 _LEAST_BALANCE: Final = PLANCK
 """A controller below one DBC should be given some: its calls cost about a ten-thousandth each."""
 _CLOCK_SECONDS: Final = 60
+_LEAST_PROGRESS_SECONDS: Final = 10.0
+_INTERVALS: Final = 5
+"""Without a block in so many intervals, the chain stands still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Subject:
     choices: Choices
     place: "Place"
     config: "AgentConfig | None"
+    node_data: Path | None = None
+    """The directory of a node that is to be looked at, and no provider."""
 
 
 Check = Callable[[Subject], "Iterable[Finding]"]
@@ -51,14 +57,21 @@ Check = Callable[[Subject], "Iterable[Finding]"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--data", type=click.Path(path_type=Path),
               help="The machine's directory (default: the installed provider's, else ~/.dbc/machine).")  # fmt: skip
-def doctor(as_json: bool, data: Path | None) -> int:
+@click.option("--node-data", type=click.Path(path_type=Path), metavar="DIR",
+              help="Look at a node with this directory instead, such as a validator's.")  # fmt: skip
+def doctor(as_json: bool, data: Path | None, node_data: Path | None) -> int:
     """Check what this machine can do.
 
     Every isolation is tried by really running something in it; nothing is changed. Ends with 1 when
     something is missing that providing needs. In JSON each check has a name, ok, detail and hint.
+
+    \b
+    dbc doctor                                         a machine to rent out
+    dbc doctor --node-data /var/lib/deepbrain-node     a node: keys, disk, ports, progress
     """
-    subject = _subject(Choices.current(), data)
-    findings = [finding for check in CHECKS for finding in check(subject)]
+    subject = _subject(Choices.current(), data, node_data)
+    checks = CHECKS if node_data is None else NODE_CHECKS
+    findings = [finding for check in checks for finding in check(subject)]
     if as_json:
         emit([asdict(finding) for finding in findings])
     else:
@@ -75,15 +88,26 @@ def doctor(as_json: bool, data: Path | None) -> int:
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def _subject(choices: Choices, data: Path | None) -> Subject:
+def _subject(choices: Choices, data: Path | None, node_data: Path | None = None) -> Subject:
     from deepbrain.cli.provider.host import place_of
     from deepbrain.provider.identity import AgentError
 
     place = place_of(data)
+    if node_data is not None:
+        return Subject(choices, place, None, node_data)
     try:
         return Subject(choices, place, place.load())
     except AgentError:
         return Subject(choices, place, None)
+
+
+def _node(subject: Subject) -> "Iterable[Finding]":
+    """The directory of a node, and what it needs of the host."""
+    from deepbrain.cli.extras import ensure_installed
+    from deepbrain.cli.validate.checks import node_checks
+
+    ensure_installed("node")
+    return () if subject.node_data is None else node_checks(subject.node_data)
 
 
 def _machine(subject: Subject) -> "Iterator[Finding]":
@@ -195,6 +219,7 @@ async def _read_chain(subject: Subject, url: str) -> "list[Finding]":
         head = await client.head()
         detail = f"{url}: {client.chain_name} at block {head.number}"
         found = [Finding("node", ok=True, detail=detail), await _clock(client)]
+        found.append(await _progress(client))
         if subject.config is not None:
             found += await _standing(subject.place, subject.config, client)
     return found
@@ -214,6 +239,30 @@ async def _clock(client: "Client") -> "Finding":
         detail = f"the newest block is {quantity.span(int(seconds))} old"
         return Finding("clock", ok=False, detail=detail, hint="set it with NTP, or see to the node")
     return Finding("clock", ok=True, detail="agrees with the newest block")
+
+
+async def _progress(client: "Client") -> "Finding":
+    """Whether blocks go on coming: two heads, one after the other."""
+    from deepbrain.pallets.timestamp import Timestamp
+    from deepbrain.sandbox.checks import Finding
+
+    interval = 2 * int(await client.constant(Timestamp, "minimum_period")) / 1000
+    seconds = max(_LEAST_PROGRESS_SECONDS, _INTERVALS * interval)
+    heads, numbers = client.heads(), []
+    try:
+        async with asyncio.timeout(seconds):
+            async for head in heads:
+                numbers.append(int(head.number))
+                if numbers[-1] > numbers[0]:
+                    break
+    except TimeoutError:
+        hint = "see the node's log; a network stands still when a third of the votes are away"
+        return Finding("progress", False, f"no new block in {seconds:.0f} s", hint)
+    health = await client.request("system_health")
+    if isinstance(health, dict) and health.get("isSyncing"):
+        detail = f"block {numbers[-1]}, and catching up with the others"
+        return Finding("progress", False, detail, "wait until it has, before anything relies on it")
+    return Finding("progress", ok=True, detail=f"block {numbers[-1]} followed {numbers[0]}")
 
 
 async def _standing(place: "Place", config: "AgentConfig", client: "Client") -> "list[Finding]":
@@ -277,3 +326,6 @@ async def _reached(place: "Place", config: "AgentConfig") -> "list[Finding]":
 
 
 CHECKS: Final[tuple[Check, ...]] = (_machine, _sandbox, _budget, _chain)
+"""Of a machine that is rented out."""
+NODE_CHECKS: Final[tuple[Check, ...]] = (_node, _chain)
+"""Of a node."""

@@ -66,6 +66,9 @@ PANELS: Final[dict[str, dict[str, Entry]]] = {
         ),
         "provider": Entry("provider.commands", "provider", "Have this host serve by itself."),
     },
+    "Validate": {
+        "validate": Entry("validate.commands", "validate", "Be one of those who make the blocks."),
+    },
     "Wallet": {
         "wallet": Entry("wallet", "wallet", "Make, list and use keys."),
     },

@@ -12,6 +12,7 @@ from typing import Final
 
 from aiohttp.http_exceptions import HttpProcessingError
 
+from deepbrain.node import logs
 from deepbrain.node.comet.home import COMETBFT, CometConfig, StateSync
 from deepbrain.node.errors import NodeError
 from deepbrain.node.node import Node, NodeConfig, load_spec, run_until
@@ -30,9 +31,7 @@ _PEER: Final = re.compile(rf"[0-9a-f]{{40}}@{_HOST_PORT}")
 
 def main() -> int:
     options = _parser().parse_args()
-    logging.basicConfig(
-        level=options.log.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.set_up(options.log, options.log_format)
     logging.getLogger("aiohttp.server").addFilter(_is_ours)
     _open_many()
     try:
@@ -123,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--relay-url", action="append", default=[], help="a relay that machines are told of"
     )
+    parser.add_argument(
+        "--metrics", default="", metavar="HOST:PORT",
+        help="serve metrics for Prometheus, such as at 127.0.0.1:9465; keep it on the loopback",
+    )  # fmt: skip
+    parser.add_argument("--log-format", default="text", choices=logs.FORMATS)
     parser.add_argument("--log", default="warning", choices=("debug", "info", "warning", "error"))
     return parser
 
@@ -141,6 +145,7 @@ def _config(options: argparse.Namespace) -> NodeConfig:
         interval=options.interval,
         comet=_comet(options),
         archive=options.archive,
+        metrics=_place(options, "metrics"),
         author=None if options.author is None else ss58.decode(options.author),
         relay=RelayChoice(
             port=options.relay, host=options.relay_host, urls=tuple(options.relay_url)
@@ -154,23 +159,27 @@ def _comet(options: argparse.Namespace) -> CometConfig | None:
     for peer in options.peer:
         if not _PEER.fullmatch(peer):
             raise NodeError(f"The --peer {peer[:100]} is not of the form ID@HOST:PORT.")
-    for name in ("p2p", "p2p_external", "comet_rpc", "comet_metrics"):
-        place = getattr(options, name)
-        if place and not _PLACE.fullmatch(place):
-            raise NodeError(
-                f"The --{name.replace('_', '-')} {place[:100]} is not of the form HOST:PORT."
-            )
     return CometConfig(
         program=options.cometbft,
-        listen=options.p2p,
-        external=options.p2p_external,
+        listen=_place(options, "p2p"),
+        external=_place(options, "p2p_external"),
         peers=tuple(options.peer),
-        rpc=options.comet_rpc,
-        metrics=options.comet_metrics,
+        rpc=_place(options, "comet_rpc"),
+        metrics=_place(options, "comet_metrics"),
         sync=_state_sync(options),
         snapshot_interval=options.snapshot_interval,
         private=options.private,
     )
+
+
+def _place(options: argparse.Namespace, name: str) -> str:
+    """An option that is a place, or empty. Raises: NodeError."""
+    place: str = getattr(options, name)
+    if place and not _PLACE.fullmatch(place):
+        raise NodeError(
+            f"The --{name.replace('_', '-')} {place[:100]} is not of the form HOST:PORT."
+        )
+    return place
 
 
 def _state_sync(options: argparse.Namespace) -> StateSync | None:

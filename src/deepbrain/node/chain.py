@@ -89,6 +89,8 @@ class Notice:
     extrinsics: tuple[bytes, ...]
     changes: Mapping[bytes, bytes | None]
     upgraded: bool
+    weight: int = 0
+    """Picoseconds of the reference CPU."""
 
 
 Listener = Callable[[Notice], None]
@@ -244,7 +246,9 @@ class Chain:
         )
         self._executed.clear()
         self.head = Head(int(header.number), digest, header)
-        return Notice(self.head, outcome.extrinsics, outcome.changes, outcome.upgraded)
+        return Notice(
+            self.head, outcome.extrinsics, outcome.changes, outcome.upgraded, outcome.weight
+        )
 
     @property
     def is_fresh(self) -> bool:

@@ -10,8 +10,9 @@ ledger puts them in front, made from the block's inherent data. One scenario run
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from deepbrain.frame.consensus import ConsensusAddress
 from deepbrain.node.chain import Executed, Head, InherentData
 from deepbrain.node.snapshots import Rows
 from deepbrain.primitives.ids import Hash
@@ -52,6 +53,17 @@ class Ledger(Protocol):
         """
 
 
+class Traffic(NamedTuple):
+    """What passes between an engine, its program and its peers, for whoever watches a node."""
+
+    inbox: int = 0
+    """Extrinsics of peers that the pool has not looked at."""
+    outbox: int = 0
+    """Extrinsics that peers are to be told of."""
+    restarts: int = 0
+    """How often its program ended and was started again."""
+
+
 class Engine(Protocol):
     """Orders extrinsics into blocks until it is cancelled."""
 
@@ -61,6 +73,14 @@ class Engine(Protocol):
     @property
     def live(self) -> bool:
         """Whether this node has caught up with the others."""
+
+    @property
+    def address(self) -> ConsensusAddress | None:
+        """By which the chain knows this node, if it validates; None: no node of this engine does."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """Read from any thread."""
 
     async def run(self) -> None:
         """Raises: NodeError, StoreError: the node must stop."""

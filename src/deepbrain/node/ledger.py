@@ -6,6 +6,7 @@ call at a time: an engine awaits each before the next.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -32,6 +33,9 @@ class NodeLedger:
         self._chain = chain
         self._pool = pool
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="chain")
+        self._spent = 0.0
+        self.block_seconds = 0.0
+        """What the last block took here: to run, vote on and write it."""
 
     @property
     def head(self) -> Head:
@@ -63,6 +67,7 @@ class NodeLedger:
     async def finalize(self, data: InherentData, extrinsics: Sequence[bytes]) -> Head:
         order = self._order(data, extrinsics)
         notice = await self._run(lambda: self._chain.finalize(order, self._pool))
+        self.block_seconds, self._spent = self._spent, 0.0
         self._pool.on_block(notice.head.number, notice.head.hash, notice.extrinsics)
         if notice.upgraded:
             await self._pool.revalidate()
@@ -71,6 +76,7 @@ class NodeLedger:
 
     async def join(self, number: int, root: Hash, rows: Rows) -> Head:
         notice = await self._run(lambda: self._chain.join(number, root, rows))
+        self._spent = 0.0
         self._pool.on_block(notice.head.number, notice.head.hash, ())
         await self._pool.revalidate()
         self._chain.publish(notice)
@@ -84,4 +90,11 @@ class NodeLedger:
         return Order(self._chain.head.hash, data, tuple(extrinsics))
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._timed, work)
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        began = time.monotonic()
+        try:
+            return work()
+        finally:
+            self._spent += time.monotonic() - began

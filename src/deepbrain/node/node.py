@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.resources import files
@@ -19,10 +20,12 @@ from deepbrain.node.errors import NodeError
 from deepbrain.node.examiner import HeadExaminer
 from deepbrain.node.journal import PoolJournal
 from deepbrain.node.ledger import NodeLedger
+from deepbrain.node.metrics import Meter, served
 from deepbrain.node.pool import Pool
 from deepbrain.node.relay.child import RelayChild, RelayChoice
 from deepbrain.node.rpc.relays import RelaysRpc
 from deepbrain.node.rpc.server import Bind, Limits, RpcServer
+from deepbrain.node.rpc.system import Company
 from deepbrain.node.rpc.table import rpc_table
 from deepbrain.node.signatures import Signatures, signatures_for
 from deepbrain.node.solo import SoloEngine
@@ -37,6 +40,10 @@ log = logging.getLogger(__name__)
 
 ANNOUNCE_SECONDS: Final = 8.0
 """How often our own extrinsics are shown to the engine again."""
+
+
+COUNT_SECONDS: Final = 5.0
+"""How often CometBFT is asked for the number of its peers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,8 @@ class NodeConfig:
     """Who makes the blocks of the solo engine; the root account, or nobody, by default."""
     limits: Limits = field(default_factory=Limits)
     relay: RelayChoice = field(default_factory=RelayChoice)
+    metrics: str = ""
+    """`HOST:PORT` where Prometheus may ask; empty: nowhere."""
 
 
 class Node:
@@ -79,7 +88,12 @@ class Node:
         self.pool.on_admitted = self.engine.announce
         self.relay: RelayChild | None = None
         relays = RelaysRpc(self._relay_port, config.relay.urls)
-        self.table = rpc_table(self.chain, self.pool, version("deepbrain"), relays)
+        self._peers: int | None = None
+        company = Company(
+            config.comet is not None, lambda: self._peers or 0, lambda: self.engine.live
+        )
+        self.table = rpc_table(self.chain, self.pool, version("deepbrain"), relays, company)
+        self._serving = ExitStack()
         self.server = RpcServer(self.table, config.bind, config.limits)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -92,6 +106,8 @@ class Node:
                 await self.pool.restore(journal)
             self.relay = RelayChild(self.config.relay, self._own_url(), self.config.data)
             self.relay.start()
+            if self.config.metrics:
+                self._serving.enter_context(served(self.config.metrics, self._meter()))
         except BaseException:
             await self.stop()
             raise
@@ -99,6 +115,9 @@ class Node:
             asyncio.create_task(self.engine.run(), name="engine"),
             asyncio.create_task(self._announce_again(), name="announce"),
         ]
+        comet = self.config.comet
+        if comet is not None and comet.metrics:
+            self._tasks.append(asyncio.create_task(self._count_peers(comet.metrics), name="peers"))
         settle_memory()
 
     async def wait(self) -> None:
@@ -115,6 +134,7 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._serving.close)
         await asyncio.to_thread(self.ledger.close)
         self.pool.close()
         self._signatures.close()
@@ -139,6 +159,16 @@ class Node:
             archive=config.archive,
         )
 
+    def _meter(self) -> Meter:
+        return Meter(
+            self.chain,
+            self.pool,
+            self.ledger,
+            self.engine,
+            data=self.config.data,
+            peers=lambda: self._peers,
+        )
+
     def _relay_port(self) -> int | None:
         return self.config.relay.port or (None if self.relay is None else self.relay.port)
 
@@ -152,6 +182,13 @@ class Node:
             if ":" in host
             else f"ws://{host}:{self.server.port}"
         )
+
+    async def _count_peers(self, place: str) -> None:
+        from deepbrain.node.comet.peers import count_peers
+
+        while True:
+            self._peers = await count_peers(place)
+            await asyncio.sleep(COUNT_SECONDS)
 
     async def _announce_again(self) -> None:
         while True:

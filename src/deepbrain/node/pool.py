@@ -129,6 +129,11 @@ class Pool:
         entries = self._queue.entries()
         return [entry.extrinsic for entry in entries if entry.hash in self._own]
 
+    @property
+    def own_count(self) -> int:
+        """How many of those there are."""
+        return len(self._own)
+
     def candidates(self, limit: int) -> list[bytes | Extrinsic]:
         """At most `limit` extrinsics for the next block, best first."""
         return [entry.decoded or entry.extrinsic for entry in self._queue.candidates(limit)]

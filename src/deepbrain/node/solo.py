@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from deepbrain.frame.consensus import ConsensusAddress
 from deepbrain.node.chain import InherentData
-from deepbrain.node.engine import Ledger
+from deepbrain.node.engine import Ledger, Traffic
 from deepbrain.primitives.ids import AccountId
 from deepbrain.primitives.units import Moment
 
@@ -31,6 +32,8 @@ class SoloEngine:
 
     name = "solo"
     live = True
+    address: ConsensusAddress | None = None
+    traffic = Traffic()
 
     def __init__(
         self,

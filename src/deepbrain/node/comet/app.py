@@ -136,6 +136,16 @@ class App:
         while len(self._outbox) > MAX_OUTBOX:
             self._outbox.popitem(last=False)
 
+    @property
+    def inbox(self) -> int:
+        """Extrinsics of peers that the pool has not looked at."""
+        return len(self._inbox)
+
+    @property
+    def outbox(self) -> int:
+        """Extrinsics that peers are to be told of."""
+        return len(self._outbox)
+
     async def drain(self) -> None:
         """Give the pool what peers sent, for ever, a batch at a time and when nobody votes."""
         loop = asyncio.get_running_loop()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from deepbrain.frame.consensus import ConsensusAddress
 from deepbrain.node.chain import Chain
 from deepbrain.node.comet.app import App
 from deepbrain.node.comet.home import COMETBFT, SOCKET, CometConfig, CometHome, chain_id
@@ -14,7 +15,7 @@ from deepbrain.node.comet.program import find_cometbft
 from deepbrain.node.comet.retaining import Retaining
 from deepbrain.node.comet.snapshots import Snapshots
 from deepbrain.node.comet.socket import serving
-from deepbrain.node.engine import Ledger
+from deepbrain.node.engine import Ledger, Traffic
 from deepbrain.node.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,14 @@ class CometEngine:
     def live(self) -> bool:
         """Whether this node has caught up with the others."""
         return self.app.live
+
+    @property
+    def address(self) -> ConsensusAddress:
+        return self.keys.address
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic(self.app.inbox, self.app.outbox, self.process.restarts)
 
     def announce(self, extrinsics: Sequence[bytes]) -> None:
         self.app.announce(extrinsics)

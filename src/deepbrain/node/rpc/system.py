@@ -1,6 +1,7 @@
 """`system_`: what this node and its chain are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from deepbrain.node.chain import Chain
@@ -16,8 +17,25 @@ DECIMALS: Final = 15
 SYMBOL: Final = "DBC"
 
 
+@dataclass(frozen=True, slots=True)
+class Company:
+    """This node among others; by default there are none."""
+
+    has_peers: bool = False
+    """Whether it should have some."""
+    peers: Callable[[], int] = lambda: 0
+    """How many it has, as far as that is counted."""
+    live: Callable[[], bool] = lambda: True
+    """Whether it has caught up with them."""
+
+
+ALONE: Final = Company()
+
+
 class SystemRpc:
-    def __init__(self, chain: Chain, pool: Pool, version: str) -> None:
+    def __init__(self, chain: Chain, pool: Pool, version: str, company: Company = ALONE) -> None:
+        self._company = company
+        self._started_at = chain.head.number
         self._chain = chain
         self._pool = pool
         self._version = version
@@ -47,7 +65,12 @@ class SystemRpc:
         return self._chain.spec.type.value
 
     def health(self) -> Json:
-        return {"peers": 0, "isSyncing": False, "shouldHavePeers": False}
+        company = self._company
+        return {
+            "peers": company.peers(),
+            "isSyncing": not company.live(),
+            "shouldHavePeers": company.has_peers,
+        }
 
     def peers(self) -> Json:
         return []
@@ -56,8 +79,15 @@ class SystemRpc:
         return ["Authority"]
 
     def sync_state(self) -> Json:
+        """Where this node began, and how far it is: of higher blocks it knows nothing before it has
+        them. `isSyncing` of `system_health` tells whether there are any.
+        """
         number = self._chain.head.number
-        return {"startingBlock": 0, "currentBlock": number, "highestBlock": number}
+        return {
+            "startingBlock": self._started_at,
+            "currentBlock": number,
+            "highestBlock": number,
+        }
 
     def next_nonce(self, account: str) -> Json:
         """The nonce for the account's next extrinsic, those in the pool counted."""

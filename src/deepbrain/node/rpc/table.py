@@ -11,13 +11,19 @@ from deepbrain.node.rpc.dispatch import Method, Table
 from deepbrain.node.rpc.payment import PaymentRpc
 from deepbrain.node.rpc.relays import RelaysRpc
 from deepbrain.node.rpc.state import StateRpc
-from deepbrain.node.rpc.system import SystemRpc
+from deepbrain.node.rpc.system import ALONE, Company, SystemRpc
 from deepbrain.node.rpc.transaction import TransactionRpc
 from deepbrain.node.rpc.wallet import WalletRpc
 from deepbrain.node.rpc.wire import Json
 
 
-def rpc_table(chain: Chain, pool: Pool, version: str, relays: RelaysRpc | None = None) -> Table:
+def rpc_table(
+    chain: Chain,
+    pool: Pool,
+    version: str,
+    relays: RelaysRpc | None = None,
+    company: Company = ALONE,
+) -> Table:
     """Wire names to functions. `version` is this software's."""
     table = Table()
     relays = relays or RelaysRpc(lambda: None, ())
@@ -26,7 +32,7 @@ def rpc_table(chain: Chain, pool: Pool, version: str, relays: RelaysRpc | None =
         return {"methods": list(table.names())}
 
     table.add((Method("rpc_methods", methods),))
-    table.add(SystemRpc(chain, pool, version).methods())
+    table.add(SystemRpc(chain, pool, version, company).methods())
     table.add(ChainRpc(chain).methods())
     table.add(StateRpc(chain).methods())
     table.add(AuthorRpc(pool).methods())

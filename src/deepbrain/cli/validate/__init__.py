@@ -1,0 +1,1 @@
+"""A validator: set up, joined, watched, withdrawn."""

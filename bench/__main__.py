@@ -1,6 +1,6 @@
 """Measure everything in one run; write `build/bench.json` and the table of `docs/benchmarks.md`.
 
-    python -m bench [PART ...]      parts: chain, renting, far, relay, tools, command
+    python -m bench [PART ...]      parts: chain, renting, far, relay, tools, validators, command
 
 A part that is not named keeps its last figures, and the page says when each was measured.
 """
@@ -67,6 +67,29 @@ FIGURES: Final = {
     "relay_mb_per_s": Figure("relay", "frames of 48 KiB through a relay, clients in Python, MB/s"),
     "node_rss_mb_100k_accounts": Figure("chain", "resident memory at 100,000 accounts, MB", 150),
     "idle_cpu_percent": Figure("chain", "idle node, blocks of 1 s, per cent of a core", 2),
+    "validators_1_tx_per_s": Figure(
+        "validators", "transfers a second, one validator, blocks of 1 s"
+    ),
+    "validators_1_final_p50_s": Figure(
+        "validators", "handed in → final at 300 a second, median, s"
+    ),
+    "validators_1_final_p95_s": Figure("validators", "the same, 95 of 100"),
+    "validators_4_tx_per_s": Figure(
+        "validators", "transfers a second, four validators on these cores", 1000, at_most=False
+    ),
+    "validators_4_final_p50_s": Figure(
+        "validators", "handed in → final at 300 a second, median, s"
+    ),
+    "validators_4_final_p95_s": Figure("validators", "the same, 95 of 100", 1.5),
+    "validators_4_node_us": Figure("validators", "CPU a transfer of four nodes together, µs"),
+    "validators_4_cometbft_us": Figure(
+        "validators", "CPU a transfer of four CometBFTs together, µs"
+    ),
+    "validators_7_tx_per_s": Figure("validators", "transfers a second, seven validators"),
+    "validators_7_final_p50_s": Figure(
+        "validators", "handed in → final at 300 a second, median, s"
+    ),
+    "validators_7_final_p95_s": Figure("validators", "the same, 95 of 100"),
     "help_s": Figure("command", "`dbc --help`, median, seconds", 0.3),
 }
 
@@ -99,6 +122,11 @@ def parts() -> dict[str, Callable[[], dict[str, float]]]:
 
         return measure()
 
+    def validators() -> dict[str, float]:
+        from bench.validators import measure
+
+        return measure()
+
     def command() -> dict[str, float]:
         from bench.command import measure
 
@@ -110,6 +138,7 @@ def parts() -> dict[str, Callable[[], dict[str, float]]]:
         "far": far,
         "relay": relay,
         "tools": tools,
+        "validators": validators,
         "command": command,
     }
 

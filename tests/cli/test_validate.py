@@ -309,3 +309,29 @@ def test_eras_are_counted_from_the_first_block() -> None:
     era = era_of(first=1000, now=7000, length=5000)
     assert (era.number, era.seconds_left) == (1, 4)
     assert era_of(0, 0, 5000).seconds_left == 5
+
+
+def test_reset_forgets_the_chain_and_keeps_keys_and_what_was_signed(
+    dbc: Callable[..., object], tmp_path: Path
+) -> None:
+    from deepbrain.state.errors import StoreError
+    from deepbrain.state.lmdb import LmdbStore
+
+    data = tmp_path / "node"
+    init(dbc, data)
+    (data / SIGN_STATE).write_text('{"height": "77", "round": 0, "step": 3}')
+    kept = {name: (data / name).read_bytes() for name in (VALIDATOR_KEY, NODE_KEY, SIGN_STATE)}
+    for name in ("comet/data/blockstore.db", "comet/data/cs.wal", "snapshots/10"):
+        (data / name).mkdir(parents=True)
+        (data / name / "file").write_bytes(b"blocks")
+    store = LmdbStore(data / "chain")
+    with pytest.raises(StoreError, match="is in use by process"):
+        Place(data).forget_chain()
+    assert (data / "comet/data/blockstore.db").exists()
+    store.close()
+    dbc("validate", "reset", "--data", str(data), "-y")
+    assert kept == {name: (data / name).read_bytes() for name in kept}
+    assert sorted(one.name for one in data.iterdir()) == ["comet"]
+    assert [one.name for one in (data / "comet/data").iterdir()] == [Path(SIGN_STATE).name]
+    with pytest.raises(UserError, match="holds no chain"):
+        Place(data).forget_chain()

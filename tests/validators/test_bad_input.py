@@ -15,6 +15,7 @@ from tests.validators.faulty import BLOCK
 from tests.validators.load import Load
 from tests.validators.town import eventually, town
 
+from deepbrain.cli.validate.place import Place
 from deepbrain.state.lmdb.store import MIN_FREE
 
 pytestmark = [
@@ -65,13 +66,19 @@ async def test_a_second_node_with_the_same_key_stops_before_it_signs():
         assert await stories.sound(four, load) > 20
 
 
-async def test_a_node_with_another_state_stops_and_the_others_go_on():
+async def test_a_node_with_another_state_stops_and_comes_back_by_a_reset():
     async with town(4, started=False, **QUICK) as four:
         four[4].module = "tests.validators.faulty"
         await four.start()
         assert "the network has another state than this node" in await ends(four[4], 90)
         await four.grow(4, *four.validators[:3])
         assert await four[1].height() > BLOCK
+        # Its operator gets a release without the bug, and has it sync again.
+        four[4].module = four[1].module
+        Place(four[4].data).forget_chain()
+        four[4].start()
+        await four.grow(4, *four.validators)
+        await four.agree()
 
 
 async def test_data_of_the_other_engine_is_refused(tmp_path):

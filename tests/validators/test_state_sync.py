@@ -1,7 +1,6 @@
 """A node that joins late, with the real CometBFT: a snapshot, a light client, and then block by block."""
 
 import asyncio
-import os
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -27,12 +26,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 EVERY = 15
 INTERVAL_MS = 500
-
-
-@pytest.fixture(autouse=True)
-def needs_cometbft():
-    if "DBC_COMETBFT" not in os.environ:
-        pytest.skip("DBC_COMETBFT names no CometBFT")
 
 
 @asynccontextmanager

@@ -138,6 +138,26 @@ def withdraw(yes: bool) -> None:
 
 @validate.command()
 @click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="The node's directory."
+)
+@_YES
+def reset(data: Path, yes: bool) -> None:
+    """Forget the chain, so that the node syncs it again.
+
+    For a node that says its state is another one than the network's, or whose disk was damaged. Keys
+    stay, and so does what was signed last: without it the validator could sign twice. Stop the node
+    first.
+    """
+    from deepbrain.cli.validate.place import Place
+
+    if not yes:
+        click.confirm(f"Remove the chain in {data}?", abort=True, err=True)
+    Place(data).forget_chain()
+    say("the chain is gone, the keys are here: start the node, and it syncs from its peers")
+
+
+@validate.command()
+@click.option(
     "--data", type=click.Path(path_type=Path), help="Mark the validator whose key is here."
 )
 @_JSON

@@ -1,6 +1,7 @@
 """The directory of a validator's node: its keys, its chain, and the command line that runs it."""
 
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,12 +99,40 @@ class Place:
         """What lets `stash` validate with the key that is here. Raises: UserError, NodeError."""
         return proof_of(self.keys(), genesis, stash)
 
+    def forget_chain(self) -> None:
+        """Remove the chain and all blocks; keys, and what was signed last, stay.
+
+        Raises: UserError: there is no node's directory. StoreError: the node runs.
+        """
+        from deepbrain.state.lock import DirectoryLock
+
+        chain, blocks = self.path / "chain", self.path / "comet" / "data"
+        if not chain.is_dir():
+            raise UserError(f"{self.path} holds no chain; name the node's --data directory")
+        lock = DirectoryLock(chain)
+        try:
+            for one in blocks.iterdir() if blocks.is_dir() else ():
+                if one.name != Path(SIGN_STATE).name:
+                    _remove(one)
+            _remove(self.path / "snapshots")
+            # Last: where this is cut short, it can be repeated, and no node starts in between.
+            _remove(chain)
+        finally:
+            lock.release()
+
     def command(self, spec: str) -> tuple[str, ...]:
         """What runs the node."""
         return (
             *(sys.executable, "-m", "deepbrain.node", "--spec", spec),
             *("--data", str(self.path.absolute()), "--engine", "cometbft"),
         )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def proof_of(keys: "ConsensusKeys", genesis: "Hash", stash: "AccountId") -> Proof:

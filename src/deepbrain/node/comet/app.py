@@ -239,7 +239,7 @@ class App:
         if request.chain_id != self._chain_id or request.initial_height not in (0, 1):
             raise NodeError(
                 f"CometBFT has the genesis of {request.chain_id}, and this node is of "
-                f"{self._chain_id}: remove CometBFT's directory, or choose another --data directory."
+                f"{self._chain_id}: choose another --data directory, or the spec that this one was made with."
             )
         validators = self._chain.validators()
         if not validators:
@@ -358,7 +358,7 @@ class App:
         if facts.height != self._chain.head.number + 1:
             raise NodeError(
                 f"CometBFT is at block {facts.height} and this node's data at "
-                f"{self._chain.head.number}: remove the data directory and sync again."
+                f"{self._chain.head.number}: forget both with `dbc validate reset` and sync again."
             )
         return InherentData(
             moment=Moment(facts.time.seconds * 1000 + facts.time.nanos // 10**6),

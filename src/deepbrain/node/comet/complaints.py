@@ -35,7 +35,8 @@ _MEANINGS: Final = {
 _HOPELESS: Final = {
     "wrong Block.Header.AppHash": (
         "the network has another state than this node: it meets another version of the rules, or a "
-        "damaged disk. Remove the data directory and sync again; if that does not help, upgrade"
+        "damaged disk. Forget its chain with `dbc validate reset` and sync again; if that does not "
+        "help, upgrade"
     ),
 }
 """As above, where it has lost consensus: starting it again would change nothing, and it would take

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from deepbrain.node.comet.program import VERSION
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 RESULT: Final = ROOT / "build" / "bench.json"
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
@@ -205,7 +207,7 @@ def main() -> int:
     for name in wanted:
         print(f"bench: {name} …", flush=True)
         figures.update(available[name]())
-        machines[name] = machine()
+        machines[name] = machine() + (f", CometBFT {VERSION}" if name == "validators" else "")
         measured[name] = time.strftime("%Y-%m-%d")
     result = {name: figures[name] for name in FIGURES if name in figures}
     result |= {name: value for name, value in figures.items() if name not in FIGURES}

@@ -4,8 +4,12 @@ import asyncio
 import base64
 import json
 import stat
+import subprocess
+import sys
+import time
 import tomllib
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -246,6 +250,30 @@ async def test_one_that_gets_on_is_started_again_for_ever(tmp_path, hurry):
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await process.stop()
+
+
+def test_it_ends_with_a_node_that_is_killed_before_the_two_have_met(tmp_path):
+    program = script(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    node = f"""
+import asyncio, pathlib
+from deepbrain.node.comet.process import CometProcess
+path = pathlib.Path({str(program)!r})
+asyncio.run(CometProcess(path, path.parent, prepare=lambda: None, height=lambda: 0).keep())
+"""
+    parent = subprocess.Popen([sys.executable, "-c", node])
+    try:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        pid = int((tmp_path / "pid").read_text())
+    finally:
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline, "it lives on"
+        time.sleep(0.02)
 
 
 async def test_lost_consensus_is_heard_though_the_process_lives_on(tmp_path, hurry, caplog):

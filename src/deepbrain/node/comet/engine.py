@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from deepbrain.frame.consensus import ConsensusAddress
-from deepbrain.node.chain import Chain
+from deepbrain.node.chain import GENESIS_VERSION, Chain
 from deepbrain.node.comet.app import App
 from deepbrain.node.comet.home import COMETBFT, SOCKET, CometConfig, CometHome, chain_id
 from deepbrain.node.comet.process import CometProcess
@@ -17,6 +17,7 @@ from deepbrain.node.comet.snapshots import Snapshots
 from deepbrain.node.comet.socket import serving
 from deepbrain.node.engine import Ledger, Traffic
 from deepbrain.node.pool import Pool
+from deepbrain.runtime.runtime import runtime_of
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ class CometEngine:
                 await self.process.stop()
 
     def _prepare(self) -> None:
-        runtime = self._chain.executive(self._chain.spec_version()).runtime
+        # Of block 0: an upgrade may change figures, and CometBFT's genesis is what it was.
+        runtime = runtime_of(self._chain.spec, GENESIS_VERSION)
         # Also where a crash came between our joining and CometBFT's: it joins again.
         self.home.write(runtime, self.chain_id, self._config, may_join=self._chain.is_fresh)
 

@@ -7,7 +7,10 @@ it says of errors goes into our log, the same thing once a minute.
 
 import asyncio
 import contextlib
+import ctypes
 import logging
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,7 @@ from deepbrain.node.errors import NodeError
 
 log = logging.getLogger("cometbft")
 
+PR_SET_PDEATHSIG: Final = 1
 STOP_SECONDS: Final = 10.0
 QUICK_SECONDS: Final = 20.0
 MAX_FAILURES: Final = 4
@@ -26,6 +30,20 @@ SAME_AGAIN: Final = 60.0
 """Seconds after which the same message is worth saying again."""
 MAX_LINE: Final = 1 << 20
 _PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+_libc = ctypes.CDLL(None)
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """What ties a child to us, also one that has not connected yet and would go on trying for ever."""
+
+    def tie() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
 
 
 class CometProcess:
@@ -88,6 +106,7 @@ class CometProcess:
             limit=MAX_LINE,
             # Ctrl-C reaches the whole terminal; the node decides who ends when.
             start_new_session=True,
+            preexec_fn=_end_with(os.getpid()),
         )
         assert process.stdout is not None
         await self._listen(process.stdout)

@@ -74,6 +74,7 @@ PANELS: Final[dict[str, dict[str, Entry]]] = {
     },
     "Network": {
         "network": Entry("network.commands", "network", "Run a whole network on this machine."),
+        "export": Entry("export", "export", "Begin another chain with the state of one."),
         "replay": Entry("replay", "replay", "Execute every block again, and compare."),
     },
 }

@@ -37,12 +37,12 @@ from deepbrain.primitives.hashing import blake2_256
 from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.primitives.units import BlockNumber, Moment
 from deepbrain.runtime import apis
-from deepbrain.runtime.chainspec import ChainSpec
+from deepbrain.runtime.chainspec import BadChainSpec, ChainSpec
 from deepbrain.runtime.errors import InvalidBlock, UnknownRuntime
 from deepbrain.runtime.executive import BlockContext, BlockOutcome, Executive
 from deepbrain.runtime.extrinsic import Extrinsic
-from deepbrain.runtime.genesis import genesis_header, genesis_state
-from deepbrain.runtime.runtime import RUNTIMES, runtime_of, version_for
+from deepbrain.runtime.genesis import genesis_header, genesis_state, genesis_version
+from deepbrain.runtime.runtime import runtime_of, version_for
 from deepbrain.scale import codec_of
 from deepbrain.state.overlay import EmptyState, ReadCache
 from deepbrain.state.store import Commit, Reader, Snapshot, Store
@@ -57,8 +57,6 @@ REMEMBERED_ANSWERS: Final = 16
 """Runtime calls whose answer is the same at every block of a version, and long."""
 LONG: Final = 1024
 """Bytes. What is short is made in no time, and strangers choose how many such questions there are."""
-GENESIS_VERSION: Final = min(RUNTIMES)
-"""The version of the rules that makes block 0."""
 
 _BODY: Final = codec_of(tuple[bytes, ...])
 _EVENTS_KEY: Final = System.events.key_of()
@@ -135,7 +133,9 @@ class Chain:
     """One chain in one store. `spec` makes block 0 of an empty store."""
 
     def __init__(self, store: Store, spec: ChainSpec, engine: str) -> None:
-        """Raises: NodeError: the store holds another chain, or another engine's."""
+        """Raises: NodeError: the store holds another chain, or another engine's, or none can begin
+        with this spec.
+        """
         self.spec = spec
         self._store = store
         self._executives: dict[int, Executive] = {}
@@ -144,8 +144,13 @@ class Chain:
         self._constant_answers: dict[tuple[int, str, bytes], bytes] = {}
         self._listeners: dict[int, Listener] = {}
         self._subscribed = 0
-        self.genesis_hash = self._open(engine)
-        self.spec = replace(spec, balances=())  # block 0 has them now
+        try:
+            self.genesis_version = genesis_version(spec)
+            """The version of the rules that makes block 0."""
+            self.genesis_hash = self._open(engine)
+        except BadChainSpec as error:
+            raise NodeError(f"The chain spec {spec.id} cannot be used: {error}.") from error
+        self.spec = replace(spec, balances=(), raw=None)  # block 0 has them now
         self._joined = int.from_bytes(self._store.table_get("meta", b"joined") or b"", "big")
         self.head = self._stored_head()
 
@@ -424,7 +429,7 @@ class Chain:
         """Make block 0, or see that the store is of this chain and engine; gives its hash."""
         fingerprint = _fingerprint(self.spec)
         if self._store.number is None:
-            state = genesis_state(runtime_of(self.spec, GENESIS_VERSION))
+            state = genesis_state(runtime_of(self.spec, self.genesis_version))
             self._store.commit(_genesis_commit(state, fingerprint, engine))
         if self._store.table_get("meta", b"spec") != fingerprint:
             raise NodeError(
@@ -537,6 +542,7 @@ def _fingerprint(spec: ChainSpec) -> Hash:
         None if spec.root is None else spec.root.hex(),
         None if spec.source is None else spec.source.hex(),
         int(spec.micro_usd_per_dbc),
+        None if spec.raw is None else compute_root(EmptyState(), spec.raw).root.hex(),
     ]
     return blake2_256(json.dumps(facts, sort_keys=True).encode())
 

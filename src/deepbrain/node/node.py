@@ -221,17 +221,25 @@ async def _first(*waits: Awaitable[object]) -> None:
 
 def load_spec(name: str) -> ChainSpec:
     """A chain spec of ours by name, or from a JSON file. Raises: NodeError."""
+    try:
+        return ChainSpec.parse(read_spec(name))
+    except (ValueError, KeyError, TypeError, AttributeError, BadChainSpec) as error:
+        raise NodeError(f"The chain spec {name} cannot be used: {error}.") from error
+
+
+def read_spec(name: str) -> dict[str, Any]:
+    """The file of a chain spec, as it is written. Raises: NodeError: there is none, or it is no JSON."""
     ours = files("deepbrain.runtime") / "specs" / f"{name}.json"
     try:
         text = ours.read_text() if name.isalnum() and ours.is_file() else Path(name).read_text()
-        parsed: Any = json.loads(text)
-        return ChainSpec.parse(parsed)
+        parsed: dict[str, Any] = json.loads(text)
     except OSError as error:
         raise NodeError(
             f"There is no chain spec {name}: name dev, mainnet or a JSON file that exists."
         ) from error
-    except (ValueError, KeyError, TypeError, BadChainSpec) as error:
+    except ValueError as error:
         raise NodeError(f"The chain spec {name} cannot be used: {error}.") from error
+    return parsed
 
 
 def _open_store(config: NodeConfig) -> Store:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from deepbrain.frame.context import Context
 from deepbrain.frame.header import Header, author_of
 from deepbrain.frame.journal import Journal
-from deepbrain.node.chain import GENESIS_VERSION, Chain, Executed, InherentData, Order
+from deepbrain.node.chain import Chain, Executed, InherentData, Order
 from deepbrain.node.errors import NodeError
 from deepbrain.node.node import load_spec
 from deepbrain.pallets.balances import Balances, Burned, BurnedHeld, DustLost, Minted
@@ -26,7 +26,7 @@ from deepbrain.primitives.ids import Hash
 from deepbrain.primitives.units import BlockNumber
 from deepbrain.runtime.chainspec import ChainSpec
 from deepbrain.runtime.errors import InvalidBlock
-from deepbrain.runtime.genesis import genesis_header, genesis_state
+from deepbrain.runtime.genesis import genesis_header, genesis_state, genesis_version
 from deepbrain.runtime.runtime import runtime_of, version_for
 from deepbrain.scale import codec_of
 from deepbrain.state.overlay import EmptyState
@@ -363,5 +363,5 @@ def spec_for(genesis: Hash) -> ChainSpec | None:
 
 
 def _genesis_of(spec: ChainSpec) -> Hash:
-    state = genesis_state(runtime_of(spec, GENESIS_VERSION))
+    state = genesis_state(runtime_of(spec, genesis_version(spec)))
     return genesis_header(compute_root(EmptyState(), state).root).hash()

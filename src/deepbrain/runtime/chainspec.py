@@ -14,9 +14,10 @@ from deepbrain.primitives.errors import DeepBrainError
 from deepbrain.primitives.ids import AccountId, Hash
 from deepbrain.primitives.units import Balance, MicroUsd, Moment
 from deepbrain.scale.plain import NotPlain, from_plain
+from deepbrain.state.store import MAX_KEY
 
 _KEYS: Final = ("constants", "genesis", "id", "name", "target_interval_ms", "type")
-_GENESIS_KEYS: Final = ("balances", "micro_usd_per_dbc", "root", "source", "validators")
+_GENESIS_KEYS: Final = ("balances", "micro_usd_per_dbc", "raw", "root", "source", "validators")
 _VALIDATOR_KEYS: Final = ("key", "stake", "stash")
 
 
@@ -62,6 +63,8 @@ class ChainSpec:
     source: Hash | None = None
     """The hash of the rules that block 0 names. None: that of the software at hand, so that another
     release makes another chain of it; a chain that is to outlive its first release names one."""
+    raw: Mapping[bytes, bytes] | None = None
+    """The state to begin with, as `export` wrote it; then nothing else of genesis is given."""
 
     @classmethod
     def parse(cls, file: Mapping[str, Any]) -> "ChainSpec":
@@ -88,7 +91,24 @@ class ChainSpec:
                 MicroUsd, genesis["micro_usd_per_dbc"], "genesis.micro_usd_per_dbc"
             ),
             source=_optional(Hash, genesis["source"], "genesis.source"),
+            raw=_raw(genesis),
         )
+
+
+def _raw(genesis: Mapping[str, Any]) -> Mapping[bytes, bytes] | None:
+    """Raises: BadChainSpec: it is malformed, or there is something else beside it."""
+    raw = genesis["raw"]
+    if raw is None:
+        return None
+    if genesis["balances"] or genesis["validators"] or genesis["root"] is not None:
+        raise BadChainSpec("genesis.raw is a whole state: nothing else of genesis is given with it")
+    found: dict[bytes, bytes] = {}
+    for name, text in raw.items():
+        key = from_json(bytes, name, "genesis.raw")
+        if not 0 < len(key) <= MAX_KEY or key in found:
+            raise BadChainSpec(f"genesis.raw: {name[:80]} is no key, or is there twice")
+        found[key] = from_json(bytes, text, f"genesis.raw.{name[:80]}")
+    return found
 
 
 def _validators(entries: Sequence[Mapping[str, Any]]) -> tuple[GenesisValidator, ...]:

@@ -4,5 +4,5 @@ from typing import Final
 
 from deepbrain.primitives.ids import Hash
 
-SOURCE: Final = Hash.from_hex("0x9ad95a157ffabfebdc9a9a3855690c6333174e7800c495dd4d8d2ac72a7dcbc6")
+SOURCE: Final = Hash.from_hex("0x77aba7468ae5ea7cd41cbef9e53eca9cf3bc8d8e5be4d700c82d2e5e63590849")
 """BLAKE2b-256 over the files of the deterministic floors, this one left out."""

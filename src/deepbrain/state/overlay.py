@@ -7,7 +7,7 @@ Cost: a read of a changed key about 0.15 µs, a put 0.2 µs, an empty layer 0.2 
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
@@ -235,6 +235,33 @@ class ReadCache:
     def iterate(self, prefix: bytes, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Entries of the base."""
         return self._base.iterate(prefix, after)
+
+
+class EntriesState:
+    """A `Reader` of a whole state in memory."""
+
+    __slots__ = ("_entries", "_keys")
+
+    def __init__(self, entries: Mapping[bytes, bytes]) -> None:
+        self._entries = entries
+        self._keys = sorted(entries)
+
+    def get(self, key: bytes, /) -> bytes | None:
+        """The value of `key`."""
+        return self._entries.get(key)
+
+    def get_many(self, keys: list[bytes], /) -> list[bytes | None]:
+        """One value per key."""
+        return [self._entries.get(key) for key in keys]
+
+    def iterate(self, prefix: bytes, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Entries whose key starts with `prefix`, in key order, strictly after the key `after`."""
+        first = prefix if after is None or after < prefix else after + b"\x00"
+        for at in range(bisect_left(self._keys, first), len(self._keys)):
+            key = self._keys[at]
+            if not key.startswith(prefix):
+                return
+            yield key, self._entries[key]
 
 
 class EmptyState:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from deepbrain.frame.consensus import ConsensusAddress
-from deepbrain.node.chain import GENESIS_VERSION, Chain
+from deepbrain.node.chain import Chain
 from deepbrain.node.comet.app import App
 from deepbrain.node.comet.home import COMETBFT, SOCKET, CometConfig, CometHome, chain_id
 from deepbrain.node.comet.process import CometProcess
@@ -100,7 +100,7 @@ class CometEngine:
 
     def _prepare(self) -> None:
         # Of block 0: an upgrade may change figures, and CometBFT's genesis is what it was.
-        runtime = runtime_of(self._chain.spec, GENESIS_VERSION)
+        runtime = runtime_of(self._chain.spec, self._chain.genesis_version)
         # Also where a crash came between our joining and CometBFT's: it joins again.
         self.home.write(runtime, self.chain_id, self._config, may_join=self._chain.is_fresh)
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              required=True, help="Data directory of a node that is stopped.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path), required=True,
+              help="Data directory of a node that is stopped.")  # fmt: skip
 @click.option("--spec", required=True, metavar="NAME|FILE", help="The chain spec it runs with.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
               help="Where the new chain spec goes; it must not exist.")  # fmt: skip

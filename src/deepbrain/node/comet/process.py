@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from deepbrain.node.children import end
 from deepbrain.node.comet.complaints import Complaint, read_complaint
 from deepbrain.node.errors import NodeError
 
@@ -114,16 +115,7 @@ class CometProcess:
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL after `STOP_SECONDS`."""
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), STOP_SECONDS)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+        await end(self._process, STOP_SECONDS)
 
     async def _listen(self, lines: asyncio.StreamReader) -> None:
         while True:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from deepbrain.node.children import end
 from deepbrain.node.errors import NodeError
 
 log = logging.getLogger(__name__)
@@ -54,16 +55,7 @@ class RelayChild:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), STOP_SECONDS)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+        await end(self._process, STOP_SECONDS)
 
     async def _keep(self, port: int) -> None:
         """Start it, and again whenever it has ended; for ever."""

@@ -554,17 +554,18 @@ async def test_a_session_takes_signals_and_goes_on(setup: Setup, box: Sandbox, t
 @only(*REAL)
 async def test_closing_kills_everything_it_started(setup: Setup, box: Sandbox) -> None:
     order = await launch(box, shell(setup, "sleep 300"))
+    mark = f"7{os.getpid():07}"  # the same test may run beside this one, as another user
     session = await box.exec(
-        order, ["sh", "-c", "sleep 77701 & (sleep 77702 &) ; echo up; sleep 77703"]
+        order, ["sh", "-c", f"sleep {mark}1 & (sleep {mark}2 &) ; echo up; sleep {mark}3"]
     )
     await read_until(session, b"up")
     await asyncio.wait_for(session.close(), 20)
     probe = await box.exec(order, ["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"])
     out, _ = await read_all(probe)
-    assert b"sleep 7770" not in out  # a plain process sees all others of the machine
+    assert f"sleep {mark}".encode() not in out  # a plain process sees all others of the machine
     await probe.close()
     if setup.name == "process":
-        assert command_lines_with(b"7770") == []
+        assert command_lines_with(mark.encode()) == []
 
 
 async def test_sessions_end_with_the_job(setup: Setup, box: Sandbox) -> None:

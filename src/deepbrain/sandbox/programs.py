@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +12,9 @@ from typing import Final
 from deepbrain.sandbox.sandbox import SandboxError
 
 HOW_TO_GET: Final = "`dbc join` and `dbc network up` get it"
+
+_FROM: Final = re.compile(r"^get-[a-z]+: ")
+"""What the scripts begin their lines with."""
 
 GET_GVISOR: Final = Path(__file__).with_name("tool") / "get-gvisor"
 
@@ -77,7 +81,7 @@ async def run_script(script: Path, *arguments: str, say: Callable[[str], None]) 
     try:
         if process.stderr is not None:
             async for line in process.stderr:
-                last = line.decode(errors="replace").strip().removeprefix(f"{script.name}: ")
+                last = _FROM.sub("", line.decode(errors="replace").strip())
                 say(last)
         code = await process.wait()
     except BaseException:

@@ -27,7 +27,7 @@ clients: setup ## Drive a node with every outside Polkadot client, into build/cl
 	@$(PY) -m tests.clients
 
 validators: setup ## Have four validators die, halt, resume, sync and cheat under load, into build/validators.json (needs root)
-	@scripts/get-cometbft .cache/bin
+	@scripts/get-skewed-cometbft .cache/bin
 	@$(PY) -m tests.validators
 
 qemu: sandbox ## Boot Debian with systemd and cgroup version 2, and test the limits there (10 minutes)

@@ -68,6 +68,17 @@ async def crime() -> dict[str, Any]:
     return {"double_signer_slashed": lost.offences == 1 and lost.slashed > 0 and not lost.in_set}
 
 
+async def clocks() -> dict[str, Any]:
+    said = {}
+    for hours in (-3, 3):
+        say(f"a clock is {hours} hours off …")
+        async with town(4) as four, Load.of(four, 20) as load:
+            said[f"clock_{hours:+}_h"] = await stories.wrong_clock(four, hours * 3600)
+            await stories.right_clock(four)
+            await stories.sound(four, load)
+    return said
+
+
 async def kills(count: int) -> dict[str, Any]:
     say(f"{count} times something is killed …")
     async with town(4) as four, Load.of(four, 50) as load:
@@ -89,6 +100,7 @@ async def main(count: int) -> int:
     try:
         facts |= await failures()
         facts |= await crime()
+        facts |= await clocks()
         if count:
             facts |= await kills(count)
         facts["roots_equal"] = True

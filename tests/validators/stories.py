@@ -16,7 +16,7 @@ from tests.node.world import account, hexed
 from tests.upgrade.next_version import NEXT, SOURCE
 from tests.validators.chain import STAKE, stash
 from tests.validators.load import Load, no_unit_lost, nonce, storage
-from tests.validators.town import COMET_RPC, Town, Validator, eventually
+from tests.validators.town import COMET_RPC, ROOT, Town, Validator, eventually
 
 from deepbrain.frame.account import HoldReason
 from deepbrain.pallets.balances import Balances
@@ -29,6 +29,7 @@ from deepbrain.primitives.units import U32, BlockNumber
 from deepbrain.state.trie import verify_proof
 
 HALT_SECONDS = 5.0
+SKEWED = ROOT / ".cache" / "bin" / "cometbft-skewed"
 
 
 async def one_down(town: Town) -> bool:
@@ -218,6 +219,34 @@ async def state_sync(town: Town) -> bool:
     nodes = [bytes.fromhex(one[2:]) for one in proof["proof"]]
     value = verify_proof(bytes.fromhex(header["stateRoot"][2:]), nodes, key)
     return value is not None and value == await storage(first, key, str(at))
+
+
+async def wrong_clock(town: Town, skew: int) -> str:
+    """What the last validator says when its machine's clock is `skew` seconds off; the others go on.
+
+    Its CometBFT is one whose clock can be set wrong: `scripts/get-skewed-cometbft`.
+    """
+    late = town.validators[-1]
+    late.stop()
+    late.more = (*late.more, "--cometbft", str(SKEWED))
+    late.module, late.env = "tests.validators.skewed", {"CLOCK_SKEW": str(skew)}
+    late.start()
+
+    async def told() -> bool:
+        return "clock is" in late.said()
+
+    await eventually(told, 120, "it does not say that its clock is wrong")
+    await town.grow(4, *town.validators[:-1])
+    return next(line for line in late.said().splitlines() if "clock is" in line)
+
+
+async def right_clock(town: Town) -> None:
+    """Its clock is set, and it goes on with the others."""
+    late = town.validators[-1]
+    late.stop()
+    late.module, late.env = town[1].module, {}
+    late.start()
+    await town.grow(4, *town.validators)
 
 
 async def sound(town: Town, load: Load) -> int:

@@ -70,6 +70,7 @@ class Validator:
     module: str = "deepbrain.node"
     more: tuple[str, ...] = ()
     """Further options of the node."""
+    env: Mapping[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[str] | None" = None
     _session: aiohttp.ClientSession | None = None
 
@@ -118,6 +119,7 @@ class Validator:
                 stdout=out,
                 stderr=out,
                 cwd=ROOT,
+                env=os.environ | self.env,
                 preexec_fn=_inside(self.place),
             )
 

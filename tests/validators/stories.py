@@ -244,7 +244,7 @@ async def right_clock(town: Town) -> None:
     """Its clock is set, and it goes on with the others."""
     late = town.validators[-1]
     late.stop()
-    late.module, late.env = town[1].module, {}
+    late.module, late.env, late.more = town[1].module, {}, town[1].more
     late.start()
     await town.grow(4, *town.validators)
 

@@ -56,6 +56,9 @@ CLOCK_SECONDS: Final = 30
 """How far a clock may be off the chain's time before its owner hears of it."""
 CLOCK_BLOCKS: Final = 3
 """Blocks in a row that it must be off: after a halt, one block is as old as the halt was long."""
+WRONG_CLOCK: Final = (
+    "this machine's clock is %d s %s the chain's time: set it, and keep it right with NTP"
+)
 PER_EXTRINSIC: Final = 4
 """Bytes that CometBFT adds to each in a block, at most."""
 
@@ -386,11 +389,7 @@ class App:
         seconds = (int(self._clock()) - int(moment)) // 1000
         self._clock_off = self._clock_off + 1 if abs(seconds) > CLOCK_SECONDS else 0
         if self._clock_off == CLOCK_BLOCKS:
-            log.error(
-                "this machine's clock is %d s %s the chain's time: set it, and keep it right with NTP",
-                abs(seconds),
-                "ahead of" if seconds > 0 else "behind",
-            )
+            log.error(WRONG_CLOCK, abs(seconds), "ahead of" if seconds > 0 else "behind")
 
     def _ensure_no_twin(self, commit: abci.CommitInfo, height: int) -> None:
         """Raises: NodeError: our key has signed a block while this node was away."""

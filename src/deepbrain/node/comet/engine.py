@@ -8,7 +8,7 @@ from typing import Final
 
 from deepbrain.frame.consensus import ConsensusAddress
 from deepbrain.node.chain import Chain
-from deepbrain.node.comet.app import App
+from deepbrain.node.comet.app import CLOCK_SECONDS, WRONG_CLOCK, App
 from deepbrain.node.comet.home import COMETBFT, SOCKET, CometConfig, CometHome, chain_id
 from deepbrain.node.comet.process import CometProcess
 from deepbrain.node.comet.program import find_cometbft
@@ -17,6 +17,7 @@ from deepbrain.node.comet.snapshots import Snapshots
 from deepbrain.node.comet.socket import serving
 from deepbrain.node.engine import Ledger, Traffic
 from deepbrain.node.pool import Pool
+from deepbrain.node.solo import calendar
 from deepbrain.runtime.runtime import runtime_of
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class CometEngine:
         self.app.announce(extrinsics)
 
     async def run(self) -> None:
+        self._compare_clock()
         async with serving(self.home.path / SOCKET, self.app):
             tasks = [
                 asyncio.create_task(self.process.keep(), name="cometbft"),
@@ -104,6 +106,14 @@ class CometEngine:
         # Also where a crash came between our joining and CometBFT's: it joins again.
         self.home.write(runtime, self.chain_id, self._config, may_join=self._chain.is_fresh)
 
+    def _compare_clock(self) -> None:
+        """See that this machine's clock is not behind the chain: CometBFT would wait, and not say so."""
+        seconds = (int(self._chain.earliest) - int(calendar())) // 1000
+        if seconds > CLOCK_SECONDS and self._chain.head.number == 0:
+            log.warning("by this machine's clock the chain begins in %d s", seconds)
+        elif seconds > CLOCK_SECONDS:
+            log.error(WRONG_CLOCK, seconds, "behind")
+
     async def _watch(self) -> None:
         """Say when the height stands still: CometBFT itself calls that healthy."""
         stands_at = self._chain.head.number
@@ -111,6 +121,7 @@ class CometEngine:
             await asyncio.sleep(STALLED_SECONDS)
             height = self._chain.head.number
             if height == stands_at:
+                self._compare_clock()
                 log.warning(
                     "no block for %d s after block %d: more than a third of the voting power is "
                     "away, or this node is cut off from it",

@@ -417,14 +417,35 @@ async def test_own_extrinsics_are_announced_once_in_order_and_within_the_limit()
         assert reap(app) == []
 
 
+async def info_of(app):
+    return (await app.answer(abci.Request(info={}))).info
+
+
+async def test_how_far_we_are_is_told_when_a_commit_has_ended():
+    """Its CometBFT was killed meanwhile, and another one asks."""
+    async with asked() as app:
+        await finalize(app)
+        finish = app._ledger.finalize
+
+        async def slowly(*args):
+            await asyncio.sleep(0.1)
+            return await finish(*args)
+
+        app._ledger.finalize = slowly
+        committing = asyncio.create_task(app.answer(abci.Request(commit={})))
+        await asyncio.sleep(0.01)
+        assert (await info_of(app)).last_block_height == 1
+        await committing
+
+
 async def test_a_block_is_written_when_it_is_committed_and_not_before():
     async with asked() as app:
-        root = app.at_once(abci.Request(info={})).info.last_block_app_hash
+        root = (await info_of(app)).last_block_app_hash
         answer = await finalize(app, app.wallet.transfer("Alice"))
-        info = app.at_once(abci.Request(info={})).info
+        info = await info_of(app)
         assert (info.last_block_height, info.last_block_app_hash) == (0, root)
         await app.answer(abci.Request(commit={}))
-        info = app.at_once(abci.Request(info={})).info
+        info = await info_of(app)
         assert (info.last_block_height, info.last_block_app_hash) == (1, answer.app_hash)
         assert [result.code for result in answer.tx_results] == [apps.OK]
 

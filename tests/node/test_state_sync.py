@@ -145,8 +145,8 @@ async def join(app, snapshot, root, chunks):
     return answer.result
 
 
-def is_untouched(app):
-    info = app.at_once(abci.Request(info={})).info
+async def is_untouched(app):
+    info = (await app.answer(abci.Request(info={}))).info
     assert not list(app.snapshots.shelf.path.glob(".*"))
     return (
         info.last_block_height == 0
@@ -176,7 +176,7 @@ async def test_a_node_joins_by_another_s_snapshot_and_goes_on(tmp_path, fresh_st
         second.chain.subscribe(heard.append)
         root = head.header.state_root
         assert await join(second, snapshot, root, chunks) == Applied.ACCEPT
-        info = second.at_once(abci.Request(info={})).info
+        info = (await second.answer(abci.Request(info={}))).info
         assert (info.last_block_height, info.last_block_app_hash) == (30, bytes(root))
         assert second.chain.head == head
         assert heard[0].head == head
@@ -275,7 +275,7 @@ async def test_an_offer_that_contradicts_itself_is_refused(tmp_path, change):
         result = Offered.REJECT_FORMAT if "format" in change else Offered.REJECT
         assert await offer(second, snapshot, first.chain.head.header.state_root) == result
         assert (await apply(second, 0, b"")).result == Applied.REJECT_SNAPSHOT
-        assert is_untouched(second)
+        assert await is_untouched(second)
 
 
 async def test_an_offer_of_another_chain_is_refused(tmp_path):
@@ -292,7 +292,7 @@ async def test_an_offer_of_another_chain_is_refused(tmp_path):
         lie = Metadata(second.chain.genesis_hash, known.size, known.hashes)
         snapshot.metadata, snapshot.hash = lie.encode(), bytes(lie.hash_at(3))
         assert await join(second, snapshot, root, chunks) == Applied.REJECT_SNAPSHOT
-        assert is_untouched(second)
+        assert await is_untouched(second)
 
 
 async def test_a_wrong_chunk_costs_its_sender_and_no_more(tmp_path):
@@ -342,7 +342,7 @@ async def test_a_state_that_nobody_vouches_for_is_not_kept(tmp_path, fresh_store
         chunks = await chunks_of(first, snapshot)
         other = Hash(bytes(31) + b"\x01")
         assert await join(second, snapshot, other, chunks) == Applied.REJECT_SNAPSHOT
-        assert is_untouched(second)
+        assert await is_untouched(second)
         # The next one is welcome.
         root = first.chain.head.header.state_root
         assert await join(second, snapshot, root, chunks) == Applied.ACCEPT
@@ -383,7 +383,7 @@ async def test_what_is_made_up_is_refused_whatever_was_changed(tmp_path):
             for name, lie in other.items():
                 found = await join(third, *within(lie, 8, genesis, head))
                 assert found == Applied.REJECT_SNAPSHOT, (name, key)
-                assert is_untouched(third)
+                assert await is_untouched(third)
 
 
 def within(rows, height, genesis, head):
@@ -411,7 +411,7 @@ async def test_chunks_of_another_length_are_refused_though_their_hashes_fit(tmp_
             )
             assert await offer(second, snapshot, head.header.state_root) == Offered.ACCEPT
             assert (await apply(second, 0, moved[0])).result == Applied.REJECT_SNAPSHOT
-            assert is_untouched(second)
+            assert await is_untouched(second)
 
 
 async def test_what_the_disk_has_no_room_for_is_refused(tmp_path, monkeypatch):
@@ -420,7 +420,7 @@ async def test_what_the_disk_has_no_room_for_is_refused(tmp_path, monkeypatch):
         snapshot, root = taken(first), first.chain.head.header.state_root
         monkeypatch.setattr(shelves, "MIN_FREE", 1 << 60)
         assert await offer(second, snapshot, root) == Offered.REJECT
-        assert is_untouched(second)
+        assert await is_untouched(second)
 
 
 def test_of_a_stream_without_end_little_is_kept():
@@ -468,7 +468,7 @@ async def test_what_is_half_done_is_gone_at_the_next_start_and_it_begins_again(t
         (tmp_path / "second" / "snapshots" / ".7-x").mkdir()
         assert len(names_in(tmp_path / "second" / "snapshots")) == 2
         async with node(tmp_path / "second") as second:
-            assert is_untouched(second)
+            assert await is_untouched(second)
             answer = await apply(second, snapshot.chunks - 1, chunks[-1])
             assert answer.result == Applied.REJECT_SNAPSHOT
             assert await join(second, snapshot, root, chunks) == Applied.ACCEPT

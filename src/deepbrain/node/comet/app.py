@@ -121,6 +121,7 @@ class App:
         self._clock = clock
         self._clock_off = 0
         """For how many proposals in a row it was."""
+        self._one_at_a_time = asyncio.Lock()
         self._decided: tuple[InherentData, tuple[bytes, ...]] | None = None
         self._inbox: OrderedDict[Hash, bytes] = OrderedDict()
         self._inbox_bytes = 0
@@ -185,8 +186,6 @@ class App:
                 return abci.Response(reap_txs=abci.ReapTxsAnswer(txs=txs))
             case "echo":
                 return abci.Response(echo=request.echo)
-            case "info":
-                return abci.Response(info=self._info())
             case "query":
                 return abci.Response(query=self._query(request.query))
             case "list_snapshots":
@@ -198,7 +197,11 @@ class App:
     async def answer(self, request: abci.Request) -> abci.Response:
         """The answer to all else. Raises: whatever stops the node; `failed` has it too."""
         try:
-            return await self._answer(request)
+            if request.HasField("check_tx"):
+                return abci.Response(check_tx=await self._check(request.check_tx.tx))
+            # Were CometBFT killed in the middle of a commit, the next one would ask how far we are.
+            async with self._one_at_a_time:
+                return await self._answer(request)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -216,10 +219,10 @@ class App:
                 return abci.Response(finalize_block=await self._finalize(request.finalize_block))
             case "commit":
                 return abci.Response(commit=await self._commit())
+            case "info":
+                return abci.Response(info=self._info())
             case "init_chain":
                 return abci.Response(init_chain=self._init_chain(request.init_chain))
-            case "check_tx":
-                return abci.Response(check_tx=await self._check(request.check_tx.tx))
             case other:
                 answer = None if self._snapshots is None else await self._snapshots.answer(request)
                 if answer is not None:

@@ -619,6 +619,7 @@ def file_with(*entries):
             "root": None,
             "micro_usd_per_dbc": 1000,
             "source": None,
+            "raw": None,
             "balances": {ALICE.address(): 10**5 * PLANCK},
             "validators": list(entries),
         },

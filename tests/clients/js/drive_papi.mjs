@@ -51,7 +51,8 @@ await step("connect", async () => {
   const spec = await client.getChainSpecData()
   return {
     version: versionOf("polkadot-api"),
-    chain: config.legacy ? "DeepBrain Dev" : spec.name,
+    // The legacy middleware has no name of the chain of its own.
+    chain: config.legacy ? await client._request("system_chain", []) : spec.name,
     genesis: spec.genesisHash,
     spec_version: version.spec_version,
     properties: spec.properties,

@@ -1125,6 +1125,24 @@ def never_ready(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         yield
 
 
+def test_a_look_at_a_keepers_lock_does_not_keep_it_from_starting(tmp_path: Path) -> None:
+    """Whoever looks holds it for a moment."""
+    lock = tmp_path / "keeper.starting"
+    lock.touch()
+    code = (
+        f"import sys; sys.path.insert(0, {str(KEEPER.parent)!r}); import keeper; "
+        f"sys.exit(not keeper.take_lock({str(tmp_path)!r}))"
+    )
+    with lock.open() as looked:
+        fcntl.flock(looked, fcntl.LOCK_SH)
+        keeper = subprocess.Popen([sys.executable, "-c", code])
+        time.sleep(0.1)
+    assert keeper.wait(20) == 0
+    with lock.open() as looked:
+        fcntl.flock(looked, fcntl.LOCK_SH)
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
+
+
 async def starting_keeper(setup: Setup, order: int) -> int:
     directory = TenantDirectory(setup.data / "tenants" / str(order))
     while not (keeper := directory.any_keeper()):  # noqa: ASYNC110 - another process takes it

@@ -516,14 +516,23 @@ class Keeper:
         )
 
 
+LOCK_TRIES = 20
+"""At 10 ms each."""
+
+
 def take_lock(directory: str) -> bool:
     """For as long as this process lives; not where another keeper of the tenant is starting."""
     path = f"{directory}/keeper.starting"
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    for tries_left in reversed(range(LOCK_TRIES)):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            # Who looks whether it is held holds it, too, for a moment.
+            if not tries_left:
+                return False
+            time.sleep(0.01)
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
     return True

@@ -7,18 +7,18 @@ CometBFT measures itself is at its own address (`--comet-metrics`).
 The figure to watch is the age of the last block: whatever is wrong with a network shows there.
 """
 
-import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from deepbrain import __version__
 from deepbrain.frame.consensus import ConsensusAddress
+from deepbrain.net import exporter
 from deepbrain.node.chain import Chain, Notice
 from deepbrain.node.engine import Engine
 from deepbrain.node.ledger import NodeLedger
@@ -30,8 +30,6 @@ from deepbrain.runtime.limits import Limits
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -265,38 +263,9 @@ def _of_votes(votes: Votes) -> "Iterator[Metric]":
 
 
 def registry(source: Source) -> "CollectorRegistry":
-    from prometheus_client import CollectorRegistry
-
-    made = CollectorRegistry(auto_describe=False)
-    made.register(Collector(source))
-    return made
+    return exporter.registry(Collector(source))
 
 
-@contextmanager
-def served(address: str, source: Source) -> Iterator[None]:
-    """Answer at `host:port` meanwhile; nowhere when it is empty.
-
-    A node runs without metrics rather than not at all: what is in the way is logged.
-    """
-    if not address:
-        yield
-        return
-    try:
-        from prometheus_client import start_http_server
-
-        host, _, port = address.rpartition(":")
-        server, thread = start_http_server(int(port), host.strip("[]"), registry(source))
-    except ImportError:
-        log.warning("metrics are off: install deepbrain[node], which brings prometheus-client")
-        yield
-        return
-    except (OSError, ValueError, OverflowError) as error:
-        log.warning("metrics are off: %s cannot be listened at (%s)", address, error)
-        yield
-        return
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def served(address: str, source: Source) -> AbstractContextManager[None]:
+    """Answer at `host:port` meanwhile; nowhere when it is empty."""
+    return exporter.served(address, Collector(source), extra="node")

@@ -4,19 +4,17 @@ The agent's loop makes a snapshot and counts; the server's threads only read wha
 without a password, on loopback unless somebody chose otherwise, and says nothing of who rents what.
 """
 
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from deepbrain import __version__
+from deepbrain.net import exporter
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -120,38 +118,9 @@ class Collector:
 
 
 def registry(source: Source) -> "CollectorRegistry":
-    from prometheus_client import CollectorRegistry
-
-    made = CollectorRegistry(auto_describe=False)
-    made.register(Collector(source))
-    return made
+    return exporter.registry(Collector(source))
 
 
-@contextmanager
-def served(address: str, source: Source) -> Iterator[None]:
-    """Answer at `ip:port` meanwhile; nowhere when it is empty.
-
-    A machine serves without metrics rather than not at all: what is in the way is logged.
-    """
-    if not address:
-        yield
-        return
-    try:
-        from prometheus_client import start_http_server
-
-        host, _, port = address.rpartition(":")
-        server, thread = start_http_server(int(port), host.strip("[]"), registry(source))
-    except ImportError:
-        log.warning("metrics are off: install deepbrain[provider], which brings prometheus-client")
-        yield
-        return
-    except (OSError, ValueError) as error:
-        log.warning("metrics are off: %s cannot be listened at (%s)", address, error)
-        yield
-        return
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def served(address: str, source: Source) -> AbstractContextManager[None]:
+    """Answer at `host:port` meanwhile; nowhere when it is empty."""
+    return exporter.served(address, Collector(source), extra="provider")

@@ -19,7 +19,8 @@ DAY = 24 * 3600
 def sentences() -> str:
     """All that the node can say, each string in one piece, with `…` for what is put in."""
     found = []
-    for path in (ROOT / "src/deepbrain/node").rglob("*.py"):
+    exporter = ROOT / "src/deepbrain/net/exporter.py"  # serves the node's metrics
+    for path in (*(ROOT / "src/deepbrain/node").rglob("*.py"), exporter):
         text = re.sub(r'"\s*\n\s*f?"', "", path.read_text())
         found.append(re.sub(r"\{[^{}\n]*\}|%[ds]", "…", text))
     return "\n".join(found)

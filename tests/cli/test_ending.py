@@ -1,11 +1,5 @@
 """What is said of an order that has ended."""
 
-import socket
-
-import pytest
-
-from deepbrain.cli.failure import UserError
-from deepbrain.cli.network import local
 from deepbrain.cli.renter.ending import has_run
 from deepbrain.pallets.rent import Bill, Ended, Ending, Order, Placed, Status
 from deepbrain.primitives.ids import AccountId, Hash, MachineId
@@ -40,14 +34,3 @@ def test_whether_a_job_ran_is_told_by_the_chain() -> None:
     assert not has_run(ended(Ending.LAPSED, 0))
     assert not has_run(ended(Ending.STOPPED, 0))
     assert not has_run(order(Placed(start_by=Seconds(5))))
-
-
-def test_a_free_port_is_none_that_clients_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match="in use"):
-            local.choose_port(port)
-        monkeypatch.setattr(local, "DEFAULT_PORT", port)
-        assert local.choose_port(None) == port + 1

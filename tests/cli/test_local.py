@@ -1,10 +1,8 @@
 """A local network has one supervisor, and says in one sentence why it cannot run."""
 
 import asyncio
-import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +12,7 @@ import pytest
 
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.home import forget_network, home, local_network, read_json, write_json
-from deepbrain.cli.network import local
-from deepbrain.cli.network.local import Network, Place, bring_down, choose_port, detach, supervising
+from deepbrain.cli.network.local import Network, Place, bring_down, detach, supervising
 from deepbrain.cli.provider.machine import address_record
 from deepbrain.cli.renter.market import dial_addresses
 from deepbrain.cli.supervise import Program, Trace
@@ -29,22 +26,6 @@ def test_a_second_start_on_the_same_directory_is_refused(tmp_path: Path) -> None
         with pytest.raises(UserError, match=r"runs in .* already"), supervising(place):
             pass
     assert place.supervisor() is None
-
-
-def test_a_port_in_use_is_said_and_another_is_chosen_where_none_was_asked_for() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} is in use"):
-            choose_port(port)
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            usual = stack.enter_context(socket.socket())
-            usual.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            usual.bind(("127.0.0.1", local.DEFAULT_PORT))
-            usual.listen()
-        assert choose_port(None) != local.DEFAULT_PORT
 
 
 def test_a_network_that_cannot_start_leaves_the_record_of_the_one_that_runs(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import shutil
@@ -177,8 +176,7 @@ class Network:
 
     def up(self, *more: str) -> None:
         arguments = ("network", "up", "--detach", "--dir", str(self.place))
-        with one_at_a_time():
-            self.expect(*arguments, "--providers", str(self.providers), *more, timeout=120)
+        self.expect(*arguments, "--providers", str(self.providers), *more, timeout=120)
 
     def make_small(self) -> None:
         """Give tenants little memory, so that eating all of it takes a moment and not a minute."""
@@ -294,15 +292,6 @@ class Network:
 
     def bill(self, order: int) -> dict[str, Any]:
         return self.expect("bill", str(order), "--json").json()
-
-
-@contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Two networks that start together may choose the same port: it is free until one listens."""
-    path = Path(tempfile.gettempdir()) / f"deepbrain-e2e-{os.geteuid()}.lock"
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 RUNNING: list[Network] = []

@@ -20,12 +20,11 @@ from deepbrain.cli.network.local import (
     Network,
     Place,
     bring_down,
-    choose_port,
-    choose_relay_port,
     detach,
     node_program,
     supervising,
 )
+from deepbrain.cli.network.ports import Ports
 from deepbrain.cli.output import emit, say, table
 
 if TYPE_CHECKING:
@@ -106,8 +105,9 @@ def up(
         seconds = READY_SECONDS + 60 * providers + 10 * validators
         _show(block_on(detach(place, argv, seconds)), as_json=as_json)
         return
-    with supervising(place):
-        block_on(_run(place, providers, validators, mode, choose_port(rpc_port), image))
+    with supervising(place), Ports() as ports:
+        node = ports.for_node(rpc_port)
+        block_on(_run(place, providers, validators, mode, node, ports, image))
 
 
 @network.command()
@@ -205,8 +205,9 @@ def _show(record: dict[str, Any], *, as_json: bool) -> None:
 
 
 async def _run(
-    place: Place, providers: int, validators: int, mode: str, port: int, image: Path | None
-) -> None:
+    place: Place, providers: int, validators: int, mode: str, port: int, ports: Ports,
+    image: Path | None,
+) -> None:  # fmt: skip
     """Until a signal; or until something does not stay up."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -214,7 +215,7 @@ async def _run(
         loop.add_signal_handler(number, stopping.set)
     running = Network(place)
     try:
-        nodes = await _start_nodes(running, place, validators, port)
+        nodes = await _start_nodes(running, place, validators, port, ports)
         await running.during(
             _until(stopping, _bring_up(running, place, providers, mode, nodes, image))
         )
@@ -251,8 +252,10 @@ class Nodes:
     validators: list[str]
 
 
-async def _start_nodes(running: Network, place: Place, validators: int, port: int) -> Nodes:
-    relay = choose_relay_port()
+async def _start_nodes(
+    running: Network, place: Place, validators: int, port: int, ports: Ports
+) -> Nodes:
+    relay = ports.for_relay()
     url = f"ws://127.0.0.1:{port}"
     if not validators:
         running.start(node_program(place, port, relay))
@@ -260,7 +263,7 @@ async def _start_nodes(running: Network, place: Place, validators: int, port: in
     from deepbrain.cli.network.validators import make_seats, seat_program
 
     await _get_cometbft()
-    seats = make_seats(place, validators, port)
+    seats = make_seats(place, validators, port, ports)
     for seat in seats:
         running.start(seat_program(place, seat, seats, relay if seat is seats[0] else None))
     return Nodes(url, [seat.url for seat in seats])

@@ -11,7 +11,6 @@ import contextlib
 import os
 import shlex
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,8 +21,6 @@ from deepbrain.cli.failure import UserError
 from deepbrain.cli.home import home, private_directory, read_json
 from deepbrain.cli.supervise import Child, Post, Program, last_line
 
-DEFAULT_PORT: Final = 9944
-OTHER_PORTS: Final = 1000
 READY_SECONDS: Final = 60.0
 DOWN_SECONDS: Final = 60.0
 
@@ -135,50 +132,6 @@ def node_program(place: Place, port: int, relay: int) -> Program:
         ),
         place.path / "logs" / "node.log",
     )
-
-
-def choose_port(wanted: int | None) -> int:
-    """The port asked for, else the usual one, else one near it. Raises: UserError: it is taken."""
-    if _is_free(wanted or DEFAULT_PORT):
-        return wanted or DEFAULT_PORT
-    if wanted:
-        raise UserError(f"port {wanted} is in use; stop what uses it or pass another --rpc-port")
-    # Below the ports that the system hands to clients: one of ours that knocks at a node which is just
-    # being started again could be given the node's own port, and would keep it from coming back.
-    for port in range(DEFAULT_PORT + 1, DEFAULT_PORT + OTHER_PORTS):
-        if _is_free(port):
-            return port
-    raise UserError("no port is free for the node; pass one with --rpc-port")
-
-
-def choose_ports(count: int, *, above: int) -> list[int]:
-    """So many free ports, the lowest above `above`. Raises: UserError: there are not so many."""
-    # Below the ports that the system hands to clients, for the reason above.
-    found = [port for port in range(above + 1, above + OTHER_PORTS) if _is_free(port)][:count]
-    if len(found) < count:
-        raise UserError(
-            f"{count} ports above {above} are not free; end something that listens on many"
-        )
-    return found
-
-
-def choose_relay_port() -> int:
-    """A port of the loopback that is free in TCP and UDP. Raises: UserError: there is none."""
-    for port in range(DEFAULT_PORT + OTHER_PORTS, DEFAULT_PORT + 2 * OTHER_PORTS):
-        if _is_free(port) and _is_free(port, socket.SOCK_DGRAM):
-            return port
-    raise UserError("no port is free for the relay; end something that listens on many")
-
-
-def _is_free(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        if kind is socket.SOCK_STREAM:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 async def detach(place: Place, argv: list[str], seconds: float) -> dict[str, Any]:

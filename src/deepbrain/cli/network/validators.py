@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deepbrain.cli.failure import UserError
 from deepbrain.cli.home import private_directory, read_json, write_json
-from deepbrain.cli.network.local import Place, choose_ports
+from deepbrain.cli.network.local import Place
+from deepbrain.cli.network.ports import FIRST_P2P_PORT, Ports
 from deepbrain.cli.supervise import Program
 
 if TYPE_CHECKING:
     from deepbrain.node.comet.home import ConsensusKeys
 
-FIRST_P2P_PORT: Final = 26_656
 STAKE_DBC: Final = 100_000
 BALANCE_DBC: Final = 1_000_000
 ANSWER_SECONDS: Final = 3.0
@@ -48,10 +48,10 @@ class Seat:
         return f"{self.keys.node_id}@127.0.0.1:{self.p2p_port}"
 
 
-def make_seats(place: Place, count: int, rpc_port: int) -> list[Seat]:
+def make_seats(place: Place, count: int, rpc_port: int, ports: Ports) -> list[Seat]:
     """The seats of `count` validators, the first one's node at `rpc_port`.
 
-    Raises: UserError: the network has another number of them.
+    Raises: UserError: the network has another number of them, or too few ports are free.
     """
     from deepbrain.node.comet.home import CometHome
 
@@ -59,8 +59,8 @@ def make_seats(place: Place, count: int, rpc_port: int) -> list[Seat]:
     data = [place.path / f"validator-{number}" for number in range(1, count + 1)]
     keys = [CometHome(each / "comet").ensure_keys() for each in data]
     _ensure_spec(place, keys)
-    rpc = [rpc_port, *choose_ports(count - 1, above=rpc_port)]
-    p2p = choose_ports(count, above=FIRST_P2P_PORT - 1)
+    rpc = [rpc_port, *ports.some(count - 1, rpc_port + 1)]
+    p2p = ports.some(count, FIRST_P2P_PORT)
     return [Seat(at + 1, data[at], keys[at], rpc[at], p2p[at]) for at in range(count)]
 
 

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -229,10 +228,9 @@ def test_workspaces(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> No
     archive.write_bytes(data)
     root = place / "volume"
     root.mkdir()
-    known = (tarfile.TarError, MemoryError, ValueError, UnicodeError, OSError)
     try:
         unpack.unpack(str(archive), str(root), 1 << 20, 20)
-    except (unpack.Refused, *known):
+    except (unpack.Refused, *unpack.UNREADABLE, OSError):
         pass
     ensure_plain(place, root)
 

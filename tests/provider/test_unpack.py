@@ -90,6 +90,28 @@ def test_a_size_that_lies_and_bytes_that_are_no_tar_are_refused(tmp_path):
         assert (code, "not a tar" in said) == (1, True)
 
 
+@pytest.mark.parametrize("size", [-(1 << 40), -512, 1 << 62, 1 << 63, 1 << 80])
+@pytest.mark.parametrize(
+    "kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE]
+)
+def test_impossible_sizes_are_refused_in_a_sentence(tmp_path, kind, size):
+    info = tarfile.TarInfo("a")
+    info.type, info.size = kind, size
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
+    code, said = run(archive, tmp_path / "out")
+    assert code == 1
+    assert said.startswith("the workspace is refused: ")
+
+
+def test_headers_of_headers_are_refused_in_a_sentence(tmp_path):
+    info = tarfile.TarInfo("a")
+    info.type = tarfile.GNUTYPE_LONGNAME
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(info.tobuf(tarfile.GNU_FORMAT) * 2000)
+    assert run(archive, tmp_path / "out")[0] == 1
+
+
 def test_a_flood_of_headers_meets_its_bound(tmp_path):
     """A PAX header that claims gigabytes must not be read into memory beyond the bound."""
     info = tarfile.TarInfo("x")

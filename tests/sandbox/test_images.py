@@ -50,6 +50,20 @@ def folder(name: str, mode: int = 0o755) -> tuple[tarfile.TarInfo, bytes]:
     return entry(name, tarfile.DIRTYPE, mode=mode), b""
 
 
+IMPOSSIBLE_SIZES = -(1 << 40), -512, 1 << 62, 1 << 63, 1 << 80
+KINDS_READ_BY_SIZE = (
+    tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_SPARSE, b"Z",
+)  # fmt: skip
+
+
+def says(kind: bytes, size: int) -> bytes:
+    """The header of a member that says how long it is, and no more."""
+    member = entry("a", kind)
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
 def docker(*layers: bytes, config: object = None) -> io.BytesIO:
     names = [f"{at}/layer.tar" for at in range(len(layers))]
     manifest = [{"Config": "config.json", "Layers": names, "RepoTags": ["a:b"]}]
@@ -248,11 +262,35 @@ def test_bounds(rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         layer(file("index.json", b'{"manifests": [{"digest": "md5:1"}]}')),
         layer(file("index.json", b'{"manifests": 1}')),
         layer(file("other", b"")),
+        *(says(kind, size) for kind in KINDS_READ_BY_SIZE for size in IMPOSSIBLE_SIZES),
+        says(tarfile.XHDTYPE, 0) * 2000,
     ],
 )
 def test_malformed_archives(rootfs: Path, data: bytes) -> None:
     with pytest.raises(ImageError):
         unpack(io.BytesIO(data), rootfs)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("size", IMPOSSIBLE_SIZES)
+@pytest.mark.parametrize("kind", KINDS_READ_BY_SIZE)
+def test_a_layer_of_impossible_sizes(rootfs: Path, kind: bytes, size: int) -> None:
+    """A reader that looked for what follows such a member would read the layer's end for ever."""
+    with pytest.raises(ImageError):
+        unpack(docker(layer(file("a"))[:1024] + says(kind, size)), rootfs)
+
+
+def test_a_file_as_large_as_the_bound_is_in_it(rootfs: Path) -> None:
+    unpack(docker(layer(file("a", b"x" * 8193))), rootfs, 8193)
+    with pytest.raises(ImageError, match="unpacks to more"):
+        unpack(docker(layer(file("a", b"x" * 8194))), rootfs, 8193)
+
+
+@pytest.mark.timeout(20)
+def test_an_archive_whose_members_lead_back_ends(rootfs: Path) -> None:
+    """A reader that believed the size would read the same two members for ever."""
+    with pytest.raises(ImageError, match="less than no bytes"):
+        unpack(io.BytesIO(says(tarfile.REGTYPE, 0) + says(tarfile.REGTYPE, -1024)), rootfs)
 
 
 @pytest.mark.parametrize(

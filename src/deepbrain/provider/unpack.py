@@ -17,6 +17,8 @@ import tarfile
 from typing import IO
 
 MEMORY_BYTES = 1 << 30
+UNREADABLE = tarfile.TarError, MemoryError, ValueError, OverflowError, RecursionError
+# What tarfile raises at bytes that are nearly right.
 MAX_DEPTH = 64
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 4096
@@ -85,6 +87,8 @@ def unpack(archive: str, directory: str, max_bytes: int, max_files: int) -> None
     size = count = 0
     with tarfile.open(archive, "r:", errorlevel=2) as tar:
         for member in tar:
+            if member.size < 0:  # tarfile would go back, and count less
+                raise Refused("it holds a file of less than no bytes")
             count, size = count + 1, size + member.size
             if count > max_files or size > max_bytes:
                 raise Refused("it is larger than the order's disk or holds too many files")
@@ -113,7 +117,7 @@ def main() -> int:
         unpack(archive, directory, int(max_bytes), int(max_files))
     except Refused as error:
         print(f"the workspace is refused: {error}")
-    except (tarfile.TarError, MemoryError, ValueError, UnicodeError):
+    except UNREADABLE:
         print("the workspace is refused: it is not a tar that can be read")
     except OSError as error:
         print(f"the workspace cannot be unpacked: {os.strerror(error.errno or 5).lower()}")

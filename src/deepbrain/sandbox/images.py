@@ -31,6 +31,8 @@ zstandard: Any = importlib.import_module("zstandard") if find_spec("zstandard") 
 MAX_ARCHIVE: Final = 64 << 30
 MAX_UNPACKED: Final = 64 << 30
 MAX_FILES: Final = 1_000_000
+MAX_MEMBERS: Final = 10_000
+"""Of the archive that holds the layers."""
 MAX_LAYERS: Final = 128
 MAX_NAME: Final = 4096
 MAX_JSON: Final = 4 << 20
@@ -48,10 +50,10 @@ _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _UNREADABLE: Final[tuple[type[Exception], ...]] = (
-    (tarfile.TarError, EOFError, UnicodeError, RecursionError)
-    if zstandard is None
-    else (tarfile.TarError, EOFError, UnicodeError, RecursionError, zstandard.ZstdError)
+    *(tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError),
+    *(() if zstandard is None else (zstandard.ZstdError,)),
 )
+"""What `tarfile` and the libraries of compression raise at bytes that are nearly right."""
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 
@@ -101,7 +103,8 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        raise ImageError(f"the image archive is malformed: {error}") from error
+        why = str(error) or type(error).__name__
+        raise ImageError(f"the image archive is malformed: {why}") from error
     except OSError as error:
         raise ImageError(f"the image cannot be unpacked: {error.strerror or error}") from error
 
@@ -139,8 +142,8 @@ class _Archive:
     def __init__(self, outer: tarfile.TarFile) -> None:
         self._outer = outer
         self._members: dict[str, tarfile.TarInfo] = {}
-        for member in outer:
-            if len(self._members) >= 10_000:
+        for number, member in enumerate(_members(outer)):
+            if number >= MAX_MEMBERS:
                 raise ImageError("the image archive has too many members")
             self._members[_clean(member.name)] = member
 
@@ -336,8 +339,8 @@ class _Tree:
         """Lay one layer over what is there. Compression is found by looking."""
         with tarfile.open(fileobj=_plain(content), mode="r|*") as layer:
             made: set[str] = set()
-            for member in _bounded(layer):
-                self._count(member)
+            for member in _members(layer):
+                self._count(member, layer.offset - member.offset_data)
                 parts = _parts(member.name)
                 if not parts:
                     continue
@@ -347,13 +350,14 @@ class _Tree:
                     self._place(layer, member, parts)
                     made.add("/".join(parts))
 
-    def _count(self, member: tarfile.TarInfo) -> None:
+    def _count(self, member: tarfile.TarInfo, stored: int) -> None:
+        """`stored`: bytes in the layer before the next member, for which all of them are read."""
         self._files += 1
         self._bytes += member.size if member.isreg() else 0
         self.disk = self._bytes + self._files * _BLOCK
         if self._files > MAX_FILES:
             raise ImageError(f"the image has more than {MAX_FILES} files")
-        if self._bytes > self._limit:
+        if max(self._bytes, stored - tarfile.BLOCKSIZE) > self._limit:
             raise ImageError(f"the image unpacks to more than {self._limit >> 20} MiB")
 
     def _white_out(self, parts: list[str], made: set[str]) -> None:
@@ -480,10 +484,12 @@ def _plain(content: IO[bytes]) -> IO[bytes]:
     return plain
 
 
-def _bounded(layer: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Members, without letting tarfile remember all of them."""
-    while (member := layer.next()) is not None:
-        layer.members = []  # type: ignore[attr-defined]
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Members, without letting tarfile remember all of them. Raises: ImageError: a negative size."""
+    while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]
+        if member.size < 0:  # tarfile would go back, and come here again
+            raise ImageError("the image holds a file of less than no bytes")
         yield member
 
 

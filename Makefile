@@ -16,7 +16,7 @@ sandbox: setup ## Get gVisor and build the base image, where this machine can ru
 demo: sandbox ## Start a network, train a model on a rented machine, settle, tell the story (ENGINE=cometbft: four validators)
 	@$(PY) tools/demo.py
 
-test: sandbox ## Lint, types and every test
+test: setup ## Lint, types and every test
 	@scripts/test
 
 hostile: sandbox ## Attack a provider and a renter, each attack with a control that shows it working

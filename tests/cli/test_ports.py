@@ -82,5 +82,5 @@ def test_a_relay_wants_its_number_in_tcp_and_udp(monkeypatch: pytest.MonkeyPatch
 
 
 def test_where_too_few_are_free_that_is_said() -> None:
-    with Ports() as chosen, pytest.raises(UserError, match="3 are not free"):
+    with Ports() as chosen, pytest.raises(UserError, match="fewer than 3"):
         chosen.some(3, 65_534)

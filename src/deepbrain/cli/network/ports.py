@@ -19,6 +19,9 @@ FIRST_P2P_PORT: Final = 26_656
 _OTHERS: Final = 1000
 FIRST_RELAY_PORT: Final = DEFAULT_PORT + _OTHERS
 
+_TCP: Final = (socket.SOCK_STREAM,)
+_TCP_AND_UDP: Final = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+
 
 class Ports(contextlib.AbstractContextManager["Ports"]):
     """What a supervisor has reserved; the end of its process, too, gives it back."""
@@ -33,7 +36,7 @@ class Ports(contextlib.AbstractContextManager["Ports"]):
         """The port asked for, else the usual one, else one near it. Raises: UserError: it is taken."""
         if wanted is None:
             return self.some(1, DEFAULT_PORT)[0]
-        if not self._take(wanted, socket.SOCK_STREAM):
+        if not self._take(wanted, _TCP):
             raise UserError(
                 f"port {wanted} is in use; stop what uses it or pass another --rpc-port"
             )
@@ -41,26 +44,26 @@ class Ports(contextlib.AbstractContextManager["Ports"]):
 
     def for_relay(self) -> int:
         """A port that is free in TCP and UDP. Raises: UserError: there is none."""
-        return self.some(1, FIRST_RELAY_PORT, socket.SOCK_STREAM, socket.SOCK_DGRAM)[0]
+        return self.some(1, FIRST_RELAY_PORT, _TCP_AND_UDP)[0]
 
-    def some(self, count: int, first: int, *kinds: socket.SocketKind) -> list[int]:
-        """So many ports of the loopback, from `first` on; `kinds` are TCP's alone where none is named.
-
-        Raises: UserError: not so many are free.
-        """
+    def some(
+        self, count: int, first: int, kinds: tuple[socket.SocketKind, ...] = _TCP
+    ) -> list[int]:
+        """So many ports of the loopback, from `first` on. Raises: UserError: fewer are free."""
         found: list[int] = []
         for port in range(first, min(first + _OTHERS, 1 << 16)):
             if len(found) == count:
                 break
-            if self._take(port, *(kinds or (socket.SOCK_STREAM,))):
+            if self._take(port, kinds):
                 found.append(port)
         if len(found) < count:
             raise UserError(
-                f"of the ports from {first} on, {count} are not free; end something that listens on many"
+                f"fewer than {count} of the ports from {first} on are free; "
+                "end something that listens on many"
             )
         return found
 
-    def _take(self, port: int, *kinds: socket.SocketKind) -> bool:
+    def _take(self, port: int, kinds: tuple[socket.SocketKind, ...]) -> bool:
         if not all(_is_free(port, kind) for kind in kinds):
             return False
         if sys.platform != "linux":  # has no such names; there, two may still start at once

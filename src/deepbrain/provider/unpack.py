@@ -18,7 +18,7 @@ from typing import IO
 
 MEMORY_BYTES = 1 << 30
 UNREADABLE = tarfile.TarError, MemoryError, ValueError, OverflowError, RecursionError
-# What tarfile raises at bytes that are nearly right.
+"""What tarfile raises at bytes that are nearly right."""
 MAX_DEPTH = 64
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 4096

@@ -524,15 +524,14 @@ def take_lock(directory: str) -> bool:
     """For as long as this process lives; not where another keeper of the tenant is starting."""
     path = f"{directory}/keeper.starting"
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    for tries_left in reversed(range(LOCK_TRIES)):
+    for _ in range(LOCK_TRIES):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
-        except BlockingIOError:
-            # Who looks whether it is held holds it, too, for a moment.
-            if not tries_left:
-                return False
+        except BlockingIOError:  # who looks whether it is held holds it, too, for a moment
             time.sleep(0.01)
+    else:
+        return False
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
     return True

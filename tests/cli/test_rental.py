@@ -325,7 +325,7 @@ async def test_a_wish_to_detach_leaves_the_order_running(
 async def test_a_machine_that_vanishes_is_given_up_and_its_order_closed(
     market: Market, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr(deliver, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(deliver, "PATIENCE_SECONDS", 3.0)
     monkeypatch.setattr(follow, "_SOUND_SECONDS", 0.1)
     provider = await market.provider()
     following = asyncio.create_task(run(market, wish("serve"), tmp_path / "out"))

@@ -167,7 +167,7 @@ async def test_a_machine_that_never_gets_on_with_it_is_given_up(
 async def test_a_machine_that_hangs_up_every_time_is_given_up(
     market: Market, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(deliver, "PATIENCE_SECONDS", 1.5)
+    monkeypatch.setattr(deliver, "PATIENCE_SECONDS", 5.0)
     seen: list[int] = []
     await liar(market, {PutManifest: hangs_up(seen)})
     with pytest.raises(UserError, match="nothing is held"):
@@ -213,11 +213,10 @@ async def test_what_is_billed_and_not_run_is_closed(
     assert settled.status.bill.used < 20
 
 
-async def test_more_of_a_file_than_there_is(market: Market, tmp_path: Path, monkeypatch) -> None:
+async def test_more_of_a_file_than_there_is(market: Market, tmp_path: Path) -> None:
     async def has_more(_visit, _request, stream) -> None:
         await stream.write(reply_bytes(Have(offset=U64((1 << 64) - 1))))
 
-    monkeypatch.setattr(deliver, "PATIENCE_SECONDS", 1.0)
     await liar(market, {PutBlob: has_more})
     sent = tmp_path / "job"
     sent.mkdir()
